@@ -9,12 +9,13 @@ use clap::Args;
 use http::request::Parts;
 use http::{HeaderName, Request};
 use weft_ir::{Algorithm, BalancingMethod, ConsistentHash, HashKey, LoadFactor};
+use weft_proxy::clock::Timestamp;
 use weft_proxy::upstream::balance::{Balancing, Load};
 
 /// Measurements, of which the least counts: what else the machine does only adds to it.
 const ROUNDS: usize = 5;
 /// When the picks are made, in nanoseconds.
-const NOW: u64 = 1_000_000_000;
+const NOW: Timestamp = Timestamp::START;
 
 #[derive(Args)]
 pub(crate) struct Options {

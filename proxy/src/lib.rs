@@ -5,6 +5,7 @@ pub mod admin;
 pub mod authentication;
 pub mod authorization;
 pub mod body;
+pub mod clock;
 pub mod control;
 mod cookies;
 pub mod drain;

@@ -18,6 +18,7 @@ use weft_ir::{
 };
 
 use crate::authorization::Policies;
+use crate::clock::{Clock, Timestamp};
 use crate::lease::Owner;
 use crate::limits::ServerLimiters;
 use crate::routing::destination::WatchedDestination;
@@ -73,7 +74,7 @@ struct StoreInner {
     settings: Settings,
     upstream: Arc<EndpointRegistry>,
     metrics: Arc<Metrics>,
-    started: Instant,
+    clock: Clock,
     destinations: ArcSwap<Destinations>,
     workload: ArcSwapOption<Workload>,
     gateway: ArcSwapOption<Gateway>,
@@ -108,7 +109,6 @@ impl Store {
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Request>) {
         let (requests, receiver) = mpsc::unbounded_channel();
-        let started = Instant::now();
         let direction = match settings.ports {
             Some(_) => Direction::Gateway,
             None => Direction::Inbound,
@@ -119,12 +119,12 @@ impl Store {
             policies: Policies::new(direction, &metrics.decisions),
             limits: ServerLimiters::default(),
             metrics,
-            started,
+            clock: Clock::start(),
             destinations: ArcSwap::default(),
             workload: ArcSwapOption::empty(),
             gateway: ArcSwapOption::empty(),
             ready: watch::Sender::new(false),
-            lost: Mutex::new(Some(started)),
+            lost: Mutex::new(Some(Instant::now())),
             requests,
             state: Mutex::default(),
             patterns: Mutex::default(),
@@ -196,9 +196,8 @@ impl Store {
         config.clusters.set(state.clusters.len() as i64);
     }
 
-    /// Seconds since the start.
-    fn now(&self) -> u64 {
-        self.0.started.elapsed().as_secs()
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
     }
 
     fn state(&self) -> MutexGuard<'_, StoreState> {

@@ -7,11 +7,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+
+use crate::clock::{AtomicTimestamp, Clock, Timestamp};
 
 /// Candidates that one scan collects: under a flood not every connection costs a scan.
 const MAX_CANDIDATES: usize = 64;
@@ -25,7 +27,7 @@ const IPV6_PREFIX: u128 = !0 << 64;
 pub struct ClientConnections(Arc<Table>);
 
 struct Table {
-    started: Instant,
+    clock: Clock,
     open: Mutex<Open>,
 }
 
@@ -35,7 +37,7 @@ struct Open {
     by_source: HashMap<IpAddr, HashMap<u64, Arc<State>>>,
     /// Idle connections to be evicted next, the last one first; each with the time since which it
     /// was idle when it was found.
-    candidates: Vec<(u64, Arc<State>)>,
+    candidates: Vec<(Timestamp, Arc<State>)>,
     /// The end of the pause after a scan that found none.
     pause: Option<Instant>,
 }
@@ -44,22 +46,22 @@ struct State {
     source: IpAddr,
     /// Requests in flight.
     requests: AtomicU32,
-    /// Milliseconds from the start to the end of the last request, or to the opening.
-    idle_since: AtomicU64,
+    /// The end of the last request, or the opening.
+    idle_since: AtomicTimestamp,
     evicted: CancellationToken,
 }
 
 impl State {
-    fn idle_since(&self) -> Option<u64> {
+    fn idle_since(&self) -> Option<Timestamp> {
         let idle = self.requests.load(Relaxed) == 0 && !self.evicted.is_cancelled();
-        idle.then(|| self.idle_since.load(Relaxed))
+        idle.then(|| self.idle_since.load())
     }
 }
 
 impl Default for ClientConnections {
     fn default() -> Self {
         Self(Arc::new(Table {
-            started: Instant::now(),
+            clock: Clock::start(),
             open: Mutex::default(),
         }))
     }
@@ -72,7 +74,7 @@ impl ClientConnections {
         let state = Arc::new(State {
             source,
             requests: AtomicU32::new(0),
-            idle_since: AtomicU64::new(self.0.millis(Instant::now())),
+            idle_since: AtomicTimestamp::new(self.0.clock.now()),
             evicted: CancellationToken::new(),
         });
         let mut open = self.0.open();
@@ -140,10 +142,6 @@ impl Open {
 }
 
 impl Table {
-    fn millis(&self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.started).as_millis() as u64
-    }
-
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,7 +161,7 @@ impl ClientConnection {
     }
 
     pub fn request_ended(&self, at: Instant) {
-        self.state.idle_since.store(self.of.millis(at), Relaxed);
+        self.state.idle_since.store(self.of.clock.at(at));
         self.state.requests.fetch_sub(1, Relaxed);
     }
 
@@ -205,7 +203,8 @@ mod tests {
     fn idle(clients: &ClientConnections, last: u8, count: u64) -> Vec<ClientConnection> {
         let enter = |since| {
             let client = clients.insert(source(last));
-            client.state.idle_since.store(since, Relaxed);
+            let since = Timestamp::START + Duration::from_millis(since);
+            client.state.idle_since.store(since);
             client
         };
         (0..count).map(enter).collect()

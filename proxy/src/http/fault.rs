@@ -72,11 +72,12 @@ pub(super) fn code(of: FaultStatus) -> Code {
 }
 
 impl Outbound {
-    /// Waits for as long as the filters ask; then what they decided takes effect.
+    /// Waits for as long as the filters ask, within the timeout of the rule; then what they decided
+    /// takes effect.
     pub(super) async fn settle(
         &self,
         decided: Result<(), ShortCircuit>,
-        policy: Option<RoutePolicy<'_>>,
+        policy: &Option<RoutePolicy<'_>>,
         state: &mut RequestState,
     ) -> Result<(), ShortCircuit> {
         let delay = std::mem::take(&mut state.asked.delay);

@@ -3,10 +3,12 @@
 //! more that are answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+use crate::clock::{AtomicTimestamp, Clock};
 
 /// What is counted together.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -15,9 +17,9 @@ const MIN_REQUESTS: u32 = 200;
 
 /// The requests of one connection.
 pub(super) struct ResetTracker {
-    created: Instant,
-    /// Milliseconds from then to the begin of the period.
-    since: AtomicU64,
+    clock: Clock,
+    /// The begin of the period.
+    since: AtomicTimestamp,
     begun: AtomicU32,
     reset: AtomicU32,
     too_many: CancellationToken,
@@ -29,8 +31,8 @@ pub(super) struct PendingRequest(Option<Arc<ResetTracker>>);
 impl ResetTracker {
     pub(super) fn new() -> Self {
         Self {
-            created: Instant::now(),
-            since: AtomicU64::new(0),
+            clock: Clock::start(),
+            since: AtomicTimestamp::default(),
             begun: AtomicU32::new(0),
             reset: AtomicU32::new(0),
             too_many: CancellationToken::new(),
@@ -38,9 +40,9 @@ impl ResetTracker {
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> PendingRequest {
-        let now = self.created.elapsed().as_millis() as u64;
-        if now.saturating_sub(self.since.load(Relaxed)) > PERIOD.as_millis() as u64 {
-            self.since.store(now, Relaxed);
+        let now = self.clock.now();
+        if now.since(self.since.load()) > PERIOD {
+            self.since.store(now);
             self.begun.store(0, Relaxed);
             self.reset.store(0, Relaxed);
         }

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::authorization::{ClientPolicies, Permit};
+use crate::clock::{AtomicTimestamp, Clock, Timestamp};
 use crate::http::runtime::Runtime;
 use crate::routing::destination::ResolvedRule;
 use crate::telemetry::error_type::ErrorType;
@@ -88,7 +89,7 @@ pub async fn serve(
         limits,
         sessions: HashMap::new(),
         tasks: JoinSet::new(),
-        begun: Instant::now(),
+        clock: Clock::start(),
         last: 0,
     };
     loop {
@@ -118,7 +119,7 @@ struct Port {
     sessions: HashMap<SocketAddr, Session>,
     /// Tasks that pass responses on; each returns its client and number.
     tasks: JoinSet<(SocketAddr, u64)>,
-    begun: Instant,
+    clock: Clock,
     /// The number of the latest session.
     last: u64,
 }
@@ -134,9 +135,8 @@ struct Session {
 }
 
 impl Port {
-    /// Milliseconds.
-    fn now(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     async fn pause(&self, error: &io::Error) {
@@ -196,7 +196,7 @@ impl Port {
         // Bypasses the runtime, for which a new socket is not writable until it was polled.
         match SockRef::from(&state.socket).send(datagram) {
             Ok(_) => {
-                state.used.store(self.now(), Relaxed);
+                state.used.store(self.now());
                 state.up.fetch_add(datagram.len() as u64, Relaxed);
                 self.runtime.metrics.udp.to_server.inc();
                 Ok(())
@@ -282,7 +282,7 @@ impl Port {
             metrics,
             permit: permit.clone(),
             begun: Instant::now(),
-            used: AtomicU64::new(self.now()),
+            used: AtomicTimestamp::new(self.now()),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         });
@@ -291,7 +291,7 @@ impl Port {
         let responses = pass_responses(
             state.clone(),
             self.socket.clone(),
-            self.begun,
+            self.clock,
             self.limits.idle,
         );
         let task = self.tasks.spawn(async move {
@@ -314,13 +314,13 @@ impl Port {
 
     /// Evicts the session that was silent for longest, if that is long enough.
     fn make_room(&mut self) -> Result<(), ErrorType> {
-        let used = |session: &Session| session.state.used.load(Relaxed);
+        let used = |session: &Session| session.state.used.load();
         let oldest = self
             .sessions
             .iter()
             .min_by_key(|(_, session)| used(session));
         let (client, session) = oldest.ok_or(ErrorType::SessionLimit)?;
-        let silent = Duration::from_millis(self.now().saturating_sub(used(session)));
+        let silent = self.now().since(used(session));
         if silent < self.limits.evictable_after {
             return Err(ErrorType::SessionLimit);
         }

@@ -3,37 +3,36 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::clock::{AtomicTimestamp, Clock};
+
 /// When bytes came from the peer last.
 #[derive(Debug)]
 pub(crate) struct LastRead {
-    created: Instant,
-    /// Nanoseconds from `created`.
-    at: AtomicU64,
+    clock: Clock,
+    at: AtomicTimestamp,
 }
 
 impl LastRead {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            created: Instant::now(),
-            at: AtomicU64::new(0),
+            clock: Clock::start(),
+            at: AtomicTimestamp::default(),
         })
     }
 
     /// Records that bytes have come.
     pub(crate) fn record(&self) {
-        let now = self.created.elapsed().as_nanos() as u64;
-        self.at.store(now, Relaxed);
+        self.at.store(self.clock.now());
     }
 
     fn at(&self) -> Instant {
-        self.created + Duration::from_nanos(self.at.load(Relaxed))
+        self.clock.instant(self.at.load())
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use weft_ir::{Filter, Fraction, Protocol, RouteId, RouteSection, ServicePort, TlsRule};
 
 use super::external_auth::ResolvedAuth;
+use crate::clock::{AtomicTimestamp, Timestamp};
 use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, balance};
 
@@ -19,16 +19,15 @@ use crate::upstream::{Cluster, balance};
 pub struct WatchedDestination {
     pub address: SocketAddr,
     current: ArcSwap<Resolved>,
-    /// Seconds on the store's clock.
-    last_used: AtomicU64,
+    last_used: AtomicTimestamp,
 }
 
 impl WatchedDestination {
-    pub fn new(address: SocketAddr, resolved: Resolved, now: u64) -> Self {
+    pub fn new(address: SocketAddr, resolved: Resolved, now: Timestamp) -> Self {
         Self {
             address,
             current: ArcSwap::from_pointee(resolved),
-            last_used: AtomicU64::new(now),
+            last_used: AtomicTimestamp::new(now),
         }
     }
 
@@ -41,12 +40,12 @@ impl WatchedDestination {
         self.current.store(Arc::new(resolved));
     }
 
-    pub(crate) fn touch(&self, now: u64) {
-        self.last_used.store(now, Ordering::Relaxed);
+    pub(crate) fn touch(&self, now: Timestamp) {
+        self.last_used.store(now);
     }
 
-    pub(crate) fn last_used(&self) -> u64 {
-        self.last_used.load(Ordering::Relaxed)
+    pub(crate) fn last_used(&self) -> Timestamp {
+        self.last_used.load()
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use weft_ir::RetryBudget;
 
+use crate::clock::Timestamp;
+
 #[derive(Default)]
 pub(super) struct RetryCounter {
     /// Since the start, without retries.
@@ -16,8 +18,7 @@ pub(super) struct RetryCounter {
 /// Locked by retries only.
 #[derive(Default)]
 struct Period {
-    /// Nanoseconds on the clock of [`super::EndpointRegistry::now`].
-    start: u64,
+    start: Timestamp,
     requests_at_start: u64,
     /// Requests in a period before the start.
     before: u64,
@@ -32,18 +33,18 @@ impl RetryCounter {
     /// Takes one retry from the budget. Returns false if the budget is exhausted. The part that
     /// needs no requests is there so that a cluster with little traffic has retries too, and an
     /// endpoint that dies under many requests loses none of those that may go elsewhere.
-    pub(super) fn spend(&self, budget: RetryBudget, now: u64) -> bool {
+    pub(super) fn spend(&self, budget: RetryBudget, now: Timestamp) -> bool {
         let requests = self.requests.load(Relaxed);
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
-        let elapsed = now.saturating_sub(period.start);
-        let length = budget.interval.get().as_nanos() as u64;
+        let elapsed = now.since(period.start);
+        let length = budget.interval.get();
         if elapsed >= length {
             let since = requests.saturating_sub(period.requests_at_start);
-            let rate = since as f64 / elapsed as f64;
+            let share = length.div_duration_f64(elapsed);
             *period = Period {
                 start: now,
                 requests_at_start: requests,
-                before: (rate * length as f64) as u64,
+                before: (since as f64 * share) as u64,
                 spent: 0,
             };
         }
@@ -59,11 +60,15 @@ impl RetryCounter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    fn second(of: u64) -> Timestamp {
+        Timestamp::START + Duration::from_secs(of)
+    }
 
-    fn spend_all(counter: &RetryCounter, budget: RetryBudget, now: u64) -> u64 {
+    fn spend_all(counter: &RetryCounter, budget: RetryBudget, now: Timestamp) -> u64 {
         (0..10_000)
             .take_while(|_| counter.spend(budget, now))
             .count() as u64
@@ -73,14 +78,14 @@ mod tests {
     fn retry_budget_is_a_fifth_of_requests_and_a_reserve() {
         let counter = RetryCounter::default();
         let left = |now| spend_all(&counter, RetryBudget::default(), now);
-        assert_eq!(left(SECOND), 100, "without requests");
+        assert_eq!(left(second(1)), 100, "without requests");
         (0..1_000).for_each(|_| counter.request());
-        assert_eq!(left(2 * SECOND), 200);
-        assert_eq!(left(9 * SECOND), 0);
+        assert_eq!(left(second(2)), 200);
+        assert_eq!(left(second(9)), 0);
         // 1,000 requests in the last 20 s count as 500 per period.
-        assert_eq!(left(20 * SECOND), 200);
+        assert_eq!(left(second(20)), 200);
         // Idle time does not accumulate budget.
-        assert_eq!(left(3_600 * SECOND), 100);
+        assert_eq!(left(second(3_600)), 100);
     }
 
     #[test]
@@ -92,18 +97,18 @@ mod tests {
             (0..1_000).for_each(|_| counter.request());
             let percent = weft_ir::Percent::new(percent).unwrap();
             let budget = RetryBudget::per_second(percent, min_per_second);
-            assert_eq!(spend_all(&counter, budget, SECOND), expected);
+            assert_eq!(spend_all(&counter, budget, second(1)), expected);
             // A policy that allows less counts what was spent before it.
             let less = RetryBudget {
                 min_retries: 0,
                 ..budget
             };
-            assert_eq!(spend_all(&counter, less, SECOND), 0);
+            assert_eq!(spend_all(&counter, less, second(1)), 0);
         }
     }
     #[test]
     fn requests_and_retries_count_for_the_interval_of_the_policy() {
-        let minute = weft_ir::BudgetInterval::new(std::time::Duration::from_secs(60));
+        let minute = weft_ir::BudgetInterval::new(Duration::from_secs(60));
         let budget = RetryBudget {
             interval: minute.unwrap(),
             min_retries: 5,
@@ -111,9 +116,9 @@ mod tests {
         };
         let counter = RetryCounter::default();
         (0..100).for_each(|_| counter.request());
-        assert_eq!(spend_all(&counter, budget, SECOND), 25);
-        assert_eq!(spend_all(&counter, budget, 59 * SECOND), 0);
-        assert_eq!(spend_all(&counter, budget, 60 * SECOND), 25);
-        assert_eq!(spend_all(&counter, budget, 3_600 * SECOND), 5);
+        assert_eq!(spend_all(&counter, budget, second(1)), 25);
+        assert_eq!(spend_all(&counter, budget, second(59)), 0);
+        assert_eq!(spend_all(&counter, budget, second(60)), 25);
+        assert_eq!(spend_all(&counter, budget, second(3_600)), 5);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use weft_ir::Identity;
@@ -11,6 +11,7 @@ use super::balance::Load;
 use super::liveness::Liveness;
 use super::negotiated_http::NegotiatedHttp;
 use super::{http1, http2};
+use crate::clock::{AtomicTimestamp, Timestamp};
 use crate::tls::backend::Backend;
 
 /// How long an endpoint is ejected after a failed connection, if the cluster has others; doubled
@@ -34,8 +35,7 @@ pub struct Endpoint {
     /// Whether the endpoint is the proxy's own pod.
     pub own: bool,
     pub load: Load,
-    /// Nanoseconds on the clock of [`super::EndpointRegistry::now`].
-    pub(super) ejected_until: AtomicU64,
+    pub(super) ejected_until: AtomicTimestamp,
     /// Failed connections since the last successful one; failures at the same time count once.
     pub(super) failures: AtomicU32,
     /// Shared by all ports of the pod.
@@ -63,7 +63,7 @@ impl Endpoint {
             tls,
             own,
             load: Load::default(),
-            ejected_until: AtomicU64::new(0),
+            ejected_until: AtomicTimestamp::default(),
             failures: AtomicU32::new(0),
             liveness,
             http1: http1::Pool::default(),
@@ -79,19 +79,18 @@ impl Endpoint {
         self.identity.is_some() && self.tls.is_none()
     }
 
-    pub(super) fn eject(&self, now: u64) {
-        if self.ejected_until.load(Relaxed) > now {
+    pub(super) fn eject(&self, now: Timestamp) {
+        if self.ejected_until.load() > now {
             return;
         }
         let failures = self.failures.fetch_add(1, Relaxed).min(MAX_DOUBLINGS);
-        let until = now + ((EJECTION_TIME.as_nanos() as u64) << failures);
-        self.ejected_until.store(until, Relaxed);
+        self.ejected_until
+            .store(now + EJECTION_TIME * (1 << failures));
     }
 
     /// Records that the endpoint has as many requests as its limit allows. It has not failed.
-    pub(super) fn pass_over(&self, now: u64) {
-        let until = now + FULL_TIME.as_nanos() as u64;
-        self.ejected_until.fetch_max(until, Relaxed);
+    pub(super) fn pass_over(&self, now: Timestamp) {
+        self.ejected_until.extend(now + FULL_TIME);
     }
 
     /// Records a sign that the endpoint is there: a connection, a response, or a datagram.
@@ -101,28 +100,23 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn is_ejected(&self, now: u64) -> bool {
-        self.ejected_until.load(Relaxed) > now
+    pub(super) fn is_ejected(&self, now: Timestamp) -> bool {
+        self.ejected_until.load() > now
     }
 
     /// Returns true if the endpoint has not failed, is not ejected and is not silent.
-    pub(super) fn is_healthy(&self, now: u64) -> bool {
+    pub(super) fn is_healthy(&self, now: Timestamp) -> bool {
         self.failures.load(Relaxed) == 0 && !self.is_ejected(now) && !self.liveness.is_silent(now)
     }
 
     /// Claims the probe of an endpoint whose ejection is over. Returns true for one caller, until
     /// the probe ends or [`PROBE_TIMEOUT`] has passed.
-    pub(super) fn try_claim_probe(&self, now: u64) -> bool {
+    pub(super) fn try_claim_probe(&self, now: Timestamp) -> bool {
         if self.failures.load(Relaxed) == 0 {
             return false;
         }
-        let until = self.ejected_until.load(Relaxed);
-        let claimed_until = now + PROBE_TIMEOUT.as_nanos() as u64;
-        until <= now
-            && self
-                .ejected_until
-                .compare_exchange(until, claimed_until, Relaxed, Relaxed)
-                .is_ok()
+        let until = self.ejected_until.load();
+        until <= now && self.ejected_until.replace(until, now + PROBE_TIMEOUT)
     }
 }
 
@@ -144,49 +138,46 @@ mod tests {
     #[test]
     fn ejection_time_doubles_up_to_maximum() {
         let endpoint = endpoint();
-        let mut now = 0;
+        let mut now = Timestamp::START;
         let mut pauses = Vec::new();
         for _ in 0..7 {
             endpoint.eject(now);
             // Further failures at the same time do not extend it.
             endpoint.eject(now);
-            endpoint.eject(now + 1);
-            let until = endpoint.ejected_until.load(Relaxed);
-            pauses.push(Duration::from_nanos(until - now).as_secs());
+            endpoint.eject(now + Duration::from_nanos(1));
+            let until = endpoint.ejected_until.load();
+            pauses.push(until.since(now).as_secs());
             now = until;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 16, 16]);
         endpoint.mark_reachable();
         endpoint.eject(now);
-        assert_eq!(
-            endpoint.ejected_until.load(Relaxed) - now,
-            EJECTION_TIME.as_nanos() as u64
-        );
+        assert_eq!(endpoint.ejected_until.load(), now + EJECTION_TIME);
     }
 
     #[test]
     fn full_endpoint_is_passed_over_without_a_probe() {
-        let (endpoint, full) = (endpoint(), FULL_TIME.as_nanos() as u64);
-        endpoint.pass_over(7);
-        assert!(!endpoint.is_healthy(7) && !endpoint.is_healthy(full + 6));
-        assert!(endpoint.is_healthy(full + 7) && !endpoint.try_claim_probe(full + 7));
+        let endpoint = endpoint();
+        let at = |nanos| Timestamp::START + Duration::from_nanos(nanos);
+        let end = at(7) + FULL_TIME;
+        endpoint.pass_over(at(7));
+        assert!(!endpoint.is_healthy(at(7)) && !endpoint.is_healthy(at(6) + FULL_TIME));
+        assert!(endpoint.is_healthy(end) && !endpoint.try_claim_probe(end));
         // An ejection is not cut short.
-        endpoint.eject(full + 7);
-        endpoint.pass_over(full + 8);
-        let until = endpoint.ejected_until.load(Relaxed);
-        assert_eq!(until, full + 7 + EJECTION_TIME.as_nanos() as u64);
+        endpoint.eject(end);
+        endpoint.pass_over(at(8) + FULL_TIME);
+        assert_eq!(endpoint.ejected_until.load(), end + EJECTION_TIME);
     }
 
     #[test]
     fn ejected_endpoint_is_probed_once_before_reuse() {
         let endpoint = endpoint();
-        assert!(endpoint.is_healthy(0) && !endpoint.try_claim_probe(0));
-        endpoint.eject(0);
-        let (back, probe) = (
-            EJECTION_TIME.as_nanos() as u64,
-            PROBE_TIMEOUT.as_nanos() as u64,
-        );
-        assert!(!endpoint.try_claim_probe(back - 1));
+        let start = Timestamp::START;
+        assert!(endpoint.is_healthy(start) && !endpoint.try_claim_probe(start));
+        endpoint.eject(start);
+        let (back, probe) = (start + EJECTION_TIME, PROBE_TIMEOUT);
+        let before = start + (EJECTION_TIME - Duration::from_nanos(1));
+        assert!(!endpoint.try_claim_probe(before));
         assert!(endpoint.try_claim_probe(back) && !endpoint.try_claim_probe(back));
         assert!(
             !endpoint.is_healthy(back + probe),
@@ -195,7 +186,7 @@ mod tests {
         assert!(endpoint.try_claim_probe(back + probe));
         endpoint.mark_reachable();
         assert!(
-            endpoint.is_healthy(back + 2 * probe) && !endpoint.try_claim_probe(back + 2 * probe)
+            endpoint.is_healthy(back + probe * 2) && !endpoint.try_claim_probe(back + probe * 2)
         );
     }
 }

@@ -13,7 +13,7 @@ mod check;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use weft_ir::{HealthCheck, HealthChecks, Protocol};
 
 use super::{Endpoint, EndpointRegistry, Members};
+use crate::clock::{AtomicTimestamp, Timestamp};
 use check::Failure;
 
 /// A cluster that was not used for this many intervals is not checked.
@@ -152,8 +153,8 @@ struct Work {
     registry: Arc<EndpointRegistry>,
     settings: HealthChecks,
     targets: ArcSwap<Targets>,
-    /// When the cluster was used, in nanoseconds on the clock of [`EndpointRegistry::now`].
-    used: AtomicU64,
+    /// When the cluster was used.
+    used: AtomicTimestamp,
     running: AtomicBool,
     /// The check that needs no place among those of all clusters.
     own_place: Semaphore,
@@ -184,7 +185,7 @@ impl HealthChecker {
             registry: Arc::clone(registry),
             settings: settings.clone(),
             targets: ArcSwap::default(),
-            used: AtomicU64::new(0),
+            used: AtomicTimestamp::default(),
             running: AtomicBool::new(false),
             own_place: Semaphore::new(1),
         };
@@ -199,10 +200,9 @@ impl HealthChecker {
     }
 
     /// Records that the cluster is used for a request.
-    pub(super) fn request(&self, now: u64) {
-        let used = self.work.used.load(Relaxed);
-        if now.saturating_sub(used) >= USE_PRECISION.as_nanos() as u64 {
-            self.work.used.store(now, Relaxed);
+    pub(super) fn request(&self, now: Timestamp) {
+        if now.since(self.work.used.load()) >= USE_PRECISION {
+            self.work.used.store(now);
         }
         if !self.work.running.load(Relaxed) && !self.work.running.swap(true, Relaxed) {
             self.start();
@@ -211,7 +211,7 @@ impl HealthChecker {
 
     /// Records that the cluster is used for bytes. An application that may not speak HTTP is sent
     /// none.
-    pub(super) fn connection(&self, now: u64) {
+    pub(super) fn connection(&self, now: Timestamp) {
         if self.work.settings.check == HealthCheck::Tcp {
             self.request(now);
         }
@@ -242,7 +242,7 @@ async fn run(work: Arc<Work>) {
         let next = Instant::now() + pause(interval, &mut random);
         work.check_all().await;
         sleep_until(next).await;
-        if is_idle(work.used.load(Relaxed), work.registry.now(), interval) {
+        if is_idle(work.used.load(), work.registry.now(), interval) {
             // The next request starts another task.
             work.running.store(false, Relaxed);
             return;
@@ -255,9 +255,8 @@ fn pause(interval: Duration, random: &mut fastrand::Rng) -> Duration {
     interval.mul_f64(0.9 + 0.2 * random.f64())
 }
 
-fn is_idle(used: u64, now: u64, interval: Duration) -> bool {
-    let idle = (interval * IDLE_INTERVALS).as_nanos() as u64;
-    now.saturating_sub(used) > idle
+fn is_idle(used: Timestamp, now: Timestamp, interval: Duration) -> bool {
+    now.since(used) > interval * IDLE_INTERVALS
 }
 
 impl Work {

@@ -24,6 +24,7 @@ use super::interim::{self, Interim};
 use super::keep_alive::IdleTimeoutEstimate;
 use super::{Endpoint, EndpointRegistry};
 use crate::body::{Request, RequestBody};
+use crate::clock::{AtomicTimestamp, Clock, Timestamp};
 use crate::wire::MAX_RESPONSE_FIELDS;
 
 /// Idle connections kept to one endpoint.
@@ -55,9 +56,9 @@ pub(super) struct Connection {
 
 /// State that the sender and the transport of a connection share.
 struct State {
-    created: Instant,
-    /// Nanoseconds from `created` to when the connection became idle; 0 while it is in use.
-    parked: AtomicU64,
+    clock: Clock,
+    /// When the connection became idle; the start of the clock while it is in use.
+    parked: AtomicTimestamp,
     /// Whether to check, before the next request is written, that the endpoint has not closed the
     /// connection.
     check: AtomicBool,
@@ -79,19 +80,18 @@ impl State {
     }
 
     fn park(&self) {
-        let since = self.created.elapsed().as_nanos() as u64;
-        self.parked.store(since.max(1), Relaxed);
+        let least = Timestamp::START + Duration::from_nanos(1);
+        self.parked.store(self.clock.now().max(least));
     }
 
     fn unpark(&self) {
-        self.parked.store(0, Relaxed);
+        self.parked.store(Timestamp::START);
     }
 
     /// How long the connection has been idle, if it is.
     fn idle(&self) -> Option<Duration> {
-        let parked = self.parked.load(Relaxed);
-        let since = Duration::from_nanos(parked);
-        (parked > 0).then(|| self.created.elapsed().saturating_sub(since))
+        let parked = self.parked.load();
+        (parked > Timestamp::START).then(|| self.clock.now().since(parked))
     }
 
     fn resume(&self, waited: Duration, check: bool) {
@@ -268,8 +268,8 @@ pub(super) async fn handshake(
     transport: Transport,
 ) -> Result<Connection, ConnectError> {
     let state = Arc::new(State {
-        created: Instant::now(),
-        parked: AtomicU64::new(0),
+        clock: Clock::start(),
+        parked: AtomicTimestamp::default(),
         check: AtomicBool::new(false),
         waited: AtomicU64::new(0),
         last: AtomicBool::new(false),

@@ -12,6 +12,7 @@ use weft_ir::ConnectTimeout;
 
 use super::connect::{ConnectError, Transport};
 use super::{Endpoint, EndpointRegistry};
+use crate::clock::Timestamp;
 
 mod connection;
 
@@ -49,7 +50,7 @@ pub struct Pool {
 }
 
 /// When connecting failed last, and why.
-type ConnectFailure = Option<(u64, ConnectError)>;
+type ConnectFailure = Option<(Timestamp, ConnectError)>;
 
 impl Default for Pool {
     fn default() -> Self {
@@ -68,7 +69,7 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim(&self, now: u64) -> Option<StreamSlot> {
+    fn claim(&self, now: Timestamp) -> Option<StreamSlot> {
         self.connections().iter().find_map(|one| one.claim(now))
     }
 
@@ -87,7 +88,7 @@ impl Pool {
 
     /// Drops connections that have ended, are too old, or idle: they close once their last request
     /// has ended.
-    pub fn sweep(&self, now: u64) {
+    pub fn sweep(&self, now: Timestamp) {
         self.connections().retain(|one| one.is_kept(now));
     }
 }
@@ -124,7 +125,7 @@ impl Endpoint {
         self: &Arc<Self>,
         registry: &Arc<EndpointRegistry>,
         alpn: &'static [u8],
-        since: u64,
+        since: Timestamp,
     ) -> Result<(StreamSlot, bool), ConnectError> {
         let pool = self.pool(alpn);
         let failed = pool.connecting.clone().lock_owned().await;

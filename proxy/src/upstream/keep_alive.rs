@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::clock::{AtomicTimestamp, Clock};
 
 /// An endpoint that closes its connections after each response takes a moment for it: shorter
 /// observations say nothing.
@@ -17,22 +17,21 @@ const MIN_EVIDENCE: Duration = Duration::from_millis(100);
 const DISTRUST: Duration = Duration::from_secs(10);
 
 pub(super) struct IdleTimeoutEstimate {
-    created: Instant,
+    clock: Clock,
     /// Nanoseconds, as observed.
     kept: AtomicU64,
     /// Nanoseconds, as its `Keep-Alive` headers say.
     announced: AtomicU64,
-    /// Nanoseconds from `created` to when the distrust ends.
-    distrusted: AtomicU64,
+    distrusted_until: AtomicTimestamp,
 }
 
 impl Default for IdleTimeoutEstimate {
     fn default() -> Self {
         Self {
-            created: Instant::now(),
+            clock: Clock::start(),
             kept: AtomicU64::new(0),
             announced: AtomicU64::new(u64::MAX),
-            distrusted: AtomicU64::new(0),
+            distrusted_until: AtomicTimestamp::default(),
         }
     }
 }
@@ -50,8 +49,7 @@ impl IdleTimeoutEstimate {
     pub(super) fn observed_closed(&self, idle: Duration) {
         self.kept.fetch_min(nanos(idle), Relaxed);
         if idle < MIN_EVIDENCE {
-            let until = nanos(self.created.elapsed() + DISTRUST);
-            self.distrusted.store(until, Relaxed);
+            self.distrusted_until.store(self.clock.now() + DISTRUST);
         }
     }
 
@@ -74,7 +72,7 @@ impl IdleTimeoutEstimate {
         let kept = self.kept.load(Relaxed).min(self.announced.load(Relaxed));
         kept >= nanos(MIN_EVIDENCE)
             && nanos(idle) <= kept / 2
-            && nanos(self.created.elapsed()) >= self.distrusted.load(Relaxed)
+            && self.clock.now() >= self.distrusted_until.load()
     }
 }
 

@@ -6,28 +6,29 @@
 //! silent endpoint gets no new requests if there are others, and is healthy again once it is heard
 //! from.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
+
+use crate::clock::{AtomicTimestamp, Timestamp};
 
 /// Twice the interval of pings: an answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The liveness of one pod. All times in nanoseconds on the clock of
-/// [`super::EndpointRegistry::now`].
+/// The liveness of one pod.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     /// Open requests on HTTP/2.
     active: AtomicU32,
     /// When the first of them was begun.
-    since: AtomicU64,
+    since: AtomicTimestamp,
     /// When bytes came from the endpoint last.
-    last_received: AtomicU64,
+    last_received: AtomicTimestamp,
 }
 
 impl Liveness {
-    pub(super) fn request_started(&self, now: u64) {
+    pub(super) fn request_started(&self, now: Timestamp) {
         if self.active.fetch_add(1, Relaxed) == 0 {
-            self.since.store(now, Relaxed);
+            self.since.store(now);
         }
     }
 
@@ -35,20 +36,17 @@ impl Liveness {
         self.active.fetch_sub(1, Relaxed);
     }
 
-    pub(super) fn received(&self, now: u64) {
-        self.last_received.store(now, Relaxed);
+    pub(super) fn received(&self, now: Timestamp) {
+        self.last_received.store(now);
     }
 
     /// Returns true if requests are open and nothing has come for too long.
-    pub(super) fn is_silent(&self, now: u64) -> bool {
+    pub(super) fn is_silent(&self, now: Timestamp) -> bool {
         if self.active.load(Relaxed) == 0 {
             return false;
         }
-        let last = self
-            .last_received
-            .load(Relaxed)
-            .max(self.since.load(Relaxed));
-        now.saturating_sub(last) > SILENCE.as_nanos() as u64
+        let last = self.last_received.load().max(self.since.load());
+        now.since(last) > SILENCE
     }
 }
 
@@ -56,24 +54,26 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    fn second(of: u64) -> Timestamp {
+        Timestamp::START + Duration::from_secs(of)
+    }
 
     #[test]
     fn endpoint_is_silent_when_requests_wait_without_bytes() {
         let liveness = Liveness::default();
-        assert!(!liveness.is_silent(100 * SECOND), "no request waits");
-        liveness.request_started(100 * SECOND);
-        assert!(!liveness.is_silent(101 * SECOND), "the wait has just begun");
-        assert!(liveness.is_silent(101 * SECOND + 1));
+        assert!(!liveness.is_silent(second(100)), "no request waits");
+        liveness.request_started(second(100));
+        assert!(!liveness.is_silent(second(101)), "the wait has just begun");
+        assert!(liveness.is_silent(second(101) + Duration::from_nanos(1)));
         // Another request does not restart the wait.
-        liveness.request_started(102 * SECOND);
-        assert!(liveness.is_silent(102 * SECOND));
-        liveness.received(103 * SECOND);
-        assert!(!liveness.is_silent(104 * SECOND));
-        assert!(liveness.is_silent(104 * SECOND + 1));
+        liveness.request_started(second(102));
+        assert!(liveness.is_silent(second(102)));
+        liveness.received(second(103));
+        assert!(!liveness.is_silent(second(104)));
+        assert!(liveness.is_silent(second(104) + Duration::from_nanos(1)));
         liveness.request_ended();
-        assert!(liveness.is_silent(105 * SECOND), "another request waits");
+        assert!(liveness.is_silent(second(105)), "another request waits");
         liveness.request_ended();
-        assert!(!liveness.is_silent(105 * SECOND));
+        assert!(!liveness.is_silent(second(105)));
     }
 }

@@ -15,6 +15,7 @@ use super::balance::{Balancing, ByKey, Key, RequestKey};
 use super::health::{ClusterHealth, HealthChecker};
 use super::outliers::OutlierDetector;
 use super::sessions::{self, Sessions};
+use crate::clock::Timestamp;
 use crate::limits::ClientLimiters;
 
 /// One version of a cluster.
@@ -44,8 +45,7 @@ pub struct Members {
 
 /// What picking an endpoint goes by.
 pub(super) struct PickRequest<'a> {
-    /// Nanoseconds on the clock of the endpoints' loads.
-    pub now: u64,
+    pub now: Timestamp,
     /// Excluded.
     pub tried: &'a [SocketAddr],
     /// `None` if the endpoint is for no particular client.
@@ -120,7 +120,7 @@ impl Members {
         moved.connect_timeout = self.connect_timeout;
         moved.limiters = self.limiters.clone();
         // None of the endpoints is new.
-        moved = moved.balancing(Some(&self.balancing.settings()), self, 0);
+        moved = moved.balancing(Some(&self.balancing.settings()), self, Timestamp::START);
         if let Some(outliers) = &self.outliers {
             moved = moved.detecting(outliers.settings(), self);
         }
@@ -164,13 +164,13 @@ impl Members {
     }
 
     /// The same endpoints with load balancing. Those that are not among the members `before` are
-    /// new; `now` in nanoseconds.
+    /// new.
     #[must_use]
     pub(super) fn balancing(
         mut self,
         settings: Option<&BalancingMethod>,
         before: &Self,
-        now: u64,
+        now: Timestamp,
     ) -> Self {
         if settings.is_some() {
             let (addresses, known): (Vec<_>, Vec<_>) =

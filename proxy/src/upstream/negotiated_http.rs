@@ -10,6 +10,7 @@ use weft_api::alpn;
 
 use super::connect::ConnectError;
 use super::{Endpoint, EndpointRegistry, http1};
+use crate::clock::Timestamp;
 
 const UNKNOWN: u8 = 0;
 const HTTP1: u8 = 1;
@@ -19,7 +20,7 @@ const HTTP2: u8 = 2;
 pub(super) struct NegotiatedHttp {
     chosen: AtomicU8,
     /// Held during negotiation, with the error if that failed: those who waited share it.
-    negotiation: tokio::sync::Mutex<Option<(u64, ConnectError)>>,
+    negotiation: tokio::sync::Mutex<Option<(Timestamp, ConnectError)>>,
 }
 
 impl NegotiatedHttp {

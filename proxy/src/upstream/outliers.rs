@@ -9,7 +9,7 @@
 //! responses of gRPC do).
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use http::HeaderMap;
 use weft_ir::OutlierDetection;
 
 use super::EndpointRegistry;
+use crate::clock::{AtomicTimestamp, Timestamp};
 use crate::grpc::{grpc_status, http_status, is_grpc};
 use crate::telemetry::outliers::OutlierReason;
 
@@ -61,8 +62,7 @@ impl Outcome {
 pub(super) struct OutlierState {
     server_errors: AtomicU32,
     gateway_errors: AtomicU32,
-    /// Nanoseconds on the clock of [`EndpointRegistry::now`].
-    ejected_until: AtomicU64,
+    ejected_until: AtomicTimestamp,
     /// Ejections since the last success.
     ejections: AtomicU32,
 }
@@ -90,8 +90,9 @@ pub(super) struct OutlierDetector {
     states: Vec<Arc<OutlierState>>,
     /// Held while the ejected ones are counted.
     ejecting: Mutex<()>,
-    /// Whether too few are healthy, in the lowest bit, and until when that holds, in nanoseconds.
-    panic: AtomicU64,
+    /// Whether too few were healthy when they were last counted.
+    panics: AtomicBool,
+    counted_until: AtomicTimestamp,
 }
 
 impl OutlierDetector {
@@ -100,7 +101,8 @@ impl OutlierDetector {
             settings,
             states,
             ejecting: Mutex::default(),
-            panic: AtomicU64::default(),
+            panics: AtomicBool::default(),
+            counted_until: AtomicTimestamp::default(),
         }
     }
 
@@ -112,33 +114,32 @@ impl OutlierDetector {
         self.states.get(place)
     }
 
-    pub(super) fn is_ejected(&self, place: usize, now: u64) -> bool {
+    pub(super) fn is_ejected(&self, place: usize, now: Timestamp) -> bool {
         let state = self.states.get(place);
-        state.is_some_and(|state| state.ejected_until.load(Relaxed) > now)
+        state.is_some_and(|state| state.ejected_until.load() > now)
     }
 
     /// Returns true if so few endpoints are healthy that all are used, and whether that has just
     /// begun.
-    pub(super) fn panics(&self, now: u64, healthy: impl FnOnce() -> usize) -> (bool, bool) {
+    pub(super) fn panics(&self, now: Timestamp, healthy: impl FnOnce() -> usize) -> (bool, bool) {
         let threshold = usize::from(self.settings.panic_threshold.get());
         if threshold == 0 {
             return (false, false);
         }
-        let known = self.panic.load(Relaxed);
-        let panicked = known & 1 == 1;
-        if known > now {
+        let panicked = self.panics.load(Relaxed);
+        if self.counted_until.load() > now {
             return (panicked, false);
         }
         let panics = healthy() * 100 < threshold * self.states.len();
-        let until = now + PANIC_PERIOD.as_nanos() as u64;
-        self.panic.store(until & !1 | u64::from(panics), Relaxed);
+        self.panics.store(panics, Relaxed);
+        self.counted_until.store(now + PANIC_PERIOD);
         (panics, panics && !panicked)
     }
 
     /// Counts what came of a request to an endpoint.
-    fn record(&self, place: usize, outcome: Outcome, now: u64) -> Option<Detection> {
+    fn record(&self, place: usize, outcome: Outcome, now: Timestamp) -> Option<Detection> {
         let state = self.states.get(place)?;
-        if state.ejected_until.load(Relaxed) > now {
+        if state.ejected_until.load() > now {
             // Of a request that had begun before.
             return None;
         }
@@ -178,9 +179,9 @@ impl OutlierDetector {
     }
 
     /// Ejects an endpoint, unless enough others are. Returns `None` if it is ejected already.
-    fn eject(&self, state: &OutlierState, now: u64) -> Option<bool> {
+    fn eject(&self, state: &OutlierState, now: Timestamp) -> Option<bool> {
         let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ejected = |of: &OutlierState| of.ejected_until.load(Relaxed) > now;
+        let is_ejected = |of: &OutlierState| of.ejected_until.load() > now;
         if is_ejected(state) {
             return None;
         }
@@ -194,8 +195,7 @@ impl OutlierDetector {
         }
         let before = state.ejections.fetch_add(1, Relaxed);
         let time = self.settings.ejection_time.after(before);
-        let until = now.saturating_add(time.as_nanos() as u64);
-        state.ejected_until.store(until, Relaxed);
+        state.ejected_until.store(now + time);
         Some(true)
     }
 }

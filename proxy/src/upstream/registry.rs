@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use super::Endpoint;
 use super::health::ALL_CHECKS;
 use super::liveness::Liveness;
 use super::sessions::Sessions;
+use crate::clock::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 use crate::tls::backend::Backend;
@@ -25,7 +25,7 @@ pub struct EndpointRegistry {
     own_addresses: Vec<IpAddr>,
     pub(super) tls: Tls,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) started: Instant,
+    pub(super) clock: Clock,
     known: Mutex<InUse>,
     /// Where the proxy's pod runs.
     pub(super) locality: ArcSwap<Locality>,
@@ -80,7 +80,7 @@ impl EndpointRegistry {
             own_addresses,
             tls,
             metrics,
-            started: Instant::now(),
+            clock: Clock::start(),
             known: Mutex::default(),
             locality: ArcSwap::default(),
             sessions: Sessions::default(),
@@ -120,9 +120,9 @@ impl EndpointRegistry {
         self.own_addresses.is_empty() || self.is_own(address) || is_of_interface(address)
     }
 
-    /// Nanoseconds since the start, for [`super::balance::Load`].
-    pub fn now(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
+    /// Returns the time on the clock of the endpoints.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Returns the plaintext endpoint at `address`: the pod's own application, or one outside the
@@ -170,7 +170,7 @@ impl EndpointRegistry {
         let (registry, endpoint) = (self.clone(), endpoint.clone());
         tokio::spawn(async move {
             let found = registry.connect(&endpoint, alpn::H2_FOR_H1).await;
-            endpoint.ejected_until.store(0, Relaxed);
+            endpoint.ejected_until.store(Timestamp::START);
             if found.is_err() {
                 registry.eject(&endpoint);
             }
@@ -229,8 +229,8 @@ mod tests {
             // Without a proxy, each port has its own liveness.
             liveness(at("10.0.0.1:80", None)),
         ];
-        http.request_started(0);
-        let later = Duration::from_secs(2).as_nanos() as u64;
+        http.request_started(Timestamp::START);
+        let later = Timestamp::START + Duration::from_secs(2);
         assert!(http.is_silent(later) && grpc.is_silent(later));
         assert!(others.iter().all(|liveness| !liveness.is_silent(later)));
         grpc.received(later);

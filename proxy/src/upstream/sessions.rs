@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::clock::Timestamp;
+
 /// Sessions in each of the two halves: some 2 MB when both are full.
 const HALF: usize = 8_192;
 
@@ -21,8 +23,7 @@ type Key = (Arc<str>, IpAddr);
 #[derive(Clone, Copy)]
 struct Session {
     endpoint: SocketAddr,
-    /// Nanoseconds on the caller's clock.
-    used: u64,
+    used: Timestamp,
 }
 
 /// The sessions of a proxy.
@@ -44,15 +45,14 @@ impl Sessions {
         &self,
         cluster: &Arc<str>,
         client: IpAddr,
-        now: u64,
+        now: Timestamp,
         kept: Duration,
     ) -> Option<SocketAddr> {
         let key = (Arc::clone(cluster), client);
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Halves { young, old } = &mut *halves;
         let session = *young.get(&key).or_else(|| old.get(&key))?;
-        let idle = Duration::from_nanos(now.saturating_sub(session.used));
-        if idle > kept {
+        if now.since(session.used) > kept {
             young.remove(&key);
             old.remove(&key);
             return None;
@@ -62,14 +62,20 @@ impl Sessions {
     }
 
     /// Remembers that the client was given the endpoint.
-    pub(super) fn put(&self, cluster: &Arc<str>, client: IpAddr, endpoint: SocketAddr, now: u64) {
+    pub(super) fn put(
+        &self,
+        cluster: &Arc<str>,
+        client: IpAddr,
+        endpoint: SocketAddr,
+        now: Timestamp,
+    ) {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         halves.put((Arc::clone(cluster), client), endpoint, now);
     }
 }
 
 impl Halves {
-    fn put(&mut self, key: Key, endpoint: SocketAddr, used: u64) {
+    fn put(&mut self, key: Key, endpoint: SocketAddr, used: Timestamp) {
         if self.young.len() >= HALF && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
@@ -89,7 +95,7 @@ pub(super) fn score(client: IpAddr, endpoint: SocketAddr) -> u64 {
 mod tests {
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    const START: Timestamp = Timestamp::START;
 
     fn client(n: u32) -> IpAddr {
         IpAddr::from(n.to_be_bytes())
@@ -103,15 +109,18 @@ mod tests {
     fn affinity_session_expires_when_unused() {
         let (sessions, cluster) = (Sessions::default(), Arc::from("shop/a:80"));
         let kept = Duration::from_secs(10);
-        let find = |now| sessions.find(&cluster, client(1), now, kept);
+        let find = |second| {
+            let now = START + Duration::from_secs(second);
+            sessions.find(&cluster, client(1), now, kept)
+        };
         assert_eq!(find(0), None);
-        sessions.put(&cluster, client(1), endpoint(1), 0);
+        sessions.put(&cluster, client(1), endpoint(1), START);
         // Each use extends the session.
-        assert_eq!(find(9 * SECOND), Some(endpoint(1)));
-        assert_eq!(find(19 * SECOND), Some(endpoint(1)));
-        assert_eq!(find(30 * SECOND), None);
+        assert_eq!(find(9), Some(endpoint(1)));
+        assert_eq!(find(19), Some(endpoint(1)));
+        assert_eq!(find(30), None);
         assert_eq!(
-            sessions.find(&Arc::from("shop/b:80"), client(1), 0, kept),
+            sessions.find(&Arc::from("shop/b:80"), client(1), START, kept),
             None
         );
     }
@@ -121,14 +130,21 @@ mod tests {
         let (sessions, cluster) = (Sessions::default(), Arc::from("shop/a:80"));
         let kept = Duration::from_secs(10_800);
         for n in 0..100_000 {
-            sessions.put(&cluster, client(n), endpoint(1), 0);
-            assert!(sessions.find(&cluster, client(0), 0, kept).is_some(), "{n}");
+            sessions.put(&cluster, client(n), endpoint(1), START);
+            assert!(
+                sessions.find(&cluster, client(0), START, kept).is_some(),
+                "{n}"
+            );
         }
         let halves = sessions.0.lock().unwrap();
         assert!(halves.young.len() + halves.old.len() <= 2 * HALF);
         drop(halves);
-        assert!(sessions.find(&cluster, client(99_999), 0, kept).is_some());
-        assert!(sessions.find(&cluster, client(1), 0, kept).is_none());
+        assert!(
+            sessions
+                .find(&cluster, client(99_999), START, kept)
+                .is_some()
+        );
+        assert!(sessions.find(&cluster, client(1), START, kept).is_none());
     }
 
     #[test]

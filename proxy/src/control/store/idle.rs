@@ -8,6 +8,7 @@ use std::time::Duration;
 use weft_ir::ResourceKey;
 
 use super::{Request, Store};
+use crate::clock::Timestamp;
 
 impl Store {
     /// Removes destinations that were unused for the idle time, and requests that nobody waits for;
@@ -22,7 +23,7 @@ impl Store {
         }
         let mut state = self.state();
         let now = self.now();
-        let mut gone = self.forget_idle(now, idle.as_secs());
+        let mut gone = self.forget_idle(now, idle);
         state.pending.retain(|address, waiting| {
             let waited_for = waiting.receiver_count() > 0;
             if !waited_for {
@@ -39,13 +40,13 @@ impl Store {
     }
 
     /// Removes idle destinations from the published map.
-    fn forget_idle(&self, now: u64, idle: u64) -> Vec<SocketAddr> {
+    fn forget_idle(&self, now: Timestamp, idle: Duration) -> Vec<SocketAddr> {
         let published = self.0.destinations.load_full();
         let mut kept = HashMap::clone(&published);
         drop(published);
         let mut idle_ones = Vec::new();
         kept.retain(|_, watched| {
-            let unused = !watched.is_leased() && now.saturating_sub(watched.last_used()) >= idle;
+            let unused = !watched.is_leased() && now.since(watched.last_used()) >= idle;
             if unused {
                 idle_ones.push(Arc::clone(watched));
             }

@@ -35,7 +35,7 @@ impl Outbound {
         // Policies decide on the request as the client sent it, with what the server made of it.
         let asked = undecided.map(|_| head.uri.clone());
         let passed = filters::on_request(before, head, context, &mut state.asked);
-        let mut passed = self.settle(passed, matched_route.policy, state).await;
+        let mut passed = self.settle(passed, &matched_route.policy, state).await;
         if passed.is_ok() {
             let limit = matched_route
                 .policy

@@ -13,6 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
 use crate::authorization::{Permit, Verdict};
+use crate::clock::{AtomicTimestamp, Clock};
 use crate::http::runtime::Runtime;
 use crate::listen::accept::canonical;
 use crate::net::tcp::BytesTransferred;
@@ -45,7 +46,7 @@ pub(super) struct SessionState {
     pub(super) permit: Permit,
     pub(super) begun: Instant,
     /// Milliseconds from the port's beginning to the last datagram, of either way.
-    pub(super) used: AtomicU64,
+    pub(super) used: AtomicTimestamp,
     pub(super) up: AtomicU64,
     pub(super) down: AtomicU64,
 }
@@ -100,21 +101,21 @@ pub(super) fn connected_socket(endpoint: SocketAddr) -> io::Result<UdpSocket> {
 pub(super) async fn pass_responses(
     session: Arc<SessionState>,
     port: Arc<UdpSocket>,
-    begun: Instant,
+    clock: Clock,
     idle: Duration,
 ) {
     let shutdown = &session.runtime.shutdown;
     loop {
         let draining = shutdown.is_draining();
         let idle = if draining { idle.min(DRAIN_IDLE) } else { idle };
-        let end = begun + Duration::from_millis(session.used.load(Relaxed)) + idle;
+        let end = clock.instant(session.used.load()) + idle;
         if end <= Instant::now() {
             return;
         }
         tokio::select! {
             ready = session.socket.ready(Interest::READABLE | Interest::ERROR) => {
                 let lost = ready.is_err() || session.is_unreachable();
-                if lost || !session.pass_back(&port, begun) {
+                if lost || !session.pass_back(&port, clock) {
                     return;
                 }
                 tokio::task::yield_now().await;
@@ -149,13 +150,13 @@ impl SessionState {
     }
 
     /// Passes on what is there; false: the endpoint is not there.
-    fn pass_back(&self, port: &UdpSocket, begun: Instant) -> bool {
+    fn pass_back(&self, port: &UdpSocket, clock: Clock) -> bool {
         let udp = &self.runtime.metrics.udp;
         for _ in 0..BATCH {
             let passed: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
                 let length = self.socket.try_recv(buffer)?;
                 self.endpoint.mark_reachable();
-                self.used.store(begun.elapsed().as_millis() as u64, Relaxed);
+                self.used.store(clock.now());
                 match port.try_send_to(&buffer[..length], self.client) {
                     Ok(_) => {
                         self.down.fetch_add(length as u64, Relaxed);

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::clock::{AtomicTimestamp, Timestamp};
+
 /// Time after which an old latency counts for about a third.
 const DECAY: Duration = Duration::from_secs(10);
 /// Taken for the latency of an endpoint that is busy with its first requests, in nanoseconds.
@@ -15,8 +17,8 @@ const UNKNOWN_LATENCY: f64 = 1_000_000.0;
 pub struct Load {
     /// Bits of an `f64` in nanoseconds; 0 is unknown.
     average: AtomicU64,
-    /// When `average` was updated, in nanoseconds on the caller's clock.
-    updated: AtomicU64,
+    /// When `average` was updated.
+    updated: AtomicTimestamp,
     active: AtomicU32,
 }
 
@@ -30,8 +32,8 @@ impl Load {
         self.active.fetch_sub(1, Relaxed);
     }
 
-    /// Learns a latency: a higher one counts at once, a lower one by and by. `now` in nanoseconds.
-    pub fn observe(&self, latency: Duration, now: u64) {
+    /// Learns a latency: a higher one counts at once, a lower one by and by.
+    pub fn observe(&self, latency: Duration, now: Timestamp) {
         let latency = (latency.as_nanos() as f64).max(1.0);
         let old = f64::from_bits(self.average.load(Relaxed));
         let average = if latency >= old {
@@ -40,7 +42,7 @@ impl Load {
             latency + (old - latency) * self.remaining(now)
         };
         self.average.store(average.to_bits(), Relaxed);
-        self.updated.store(now, Relaxed);
+        self.updated.store(now);
     }
 
     pub fn active(&self) -> u32 {
@@ -48,7 +50,7 @@ impl Load {
     }
 
     /// Expected wait, in nanoseconds: the latency times the requests in flight.
-    pub fn expected_wait(&self, now: u64) -> f64 {
+    pub fn expected_wait(&self, now: Timestamp) -> f64 {
         let average = f64::from_bits(self.average.load(Relaxed));
         let active = self.active();
         let average = match (average == 0.0, active) {
@@ -60,9 +62,9 @@ impl Load {
         average.max(1.0) * f64::from(active + 1)
     }
 
-    fn remaining(&self, now: u64) -> f64 {
-        let age = now.saturating_sub(self.updated.load(Relaxed));
-        (-(age as f64) / DECAY.as_nanos() as f64).exp()
+    fn remaining(&self, now: Timestamp) -> f64 {
+        let age = now.since(self.updated.load());
+        (-age.div_duration_f64(DECAY)).exp()
     }
 }
 
@@ -70,17 +72,19 @@ impl Load {
 mod tests {
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    fn second(of: u64) -> Timestamp {
+        Timestamp::START + Duration::from_secs(of)
+    }
 
     #[test]
     fn latency_peak_raises_cost_at_once_and_decays() {
         let load = Load::default();
-        load.observe(Duration::from_millis(1), SECOND);
-        load.observe(Duration::from_millis(500), SECOND);
-        let peak = load.expected_wait(SECOND);
+        load.observe(Duration::from_millis(1), second(1));
+        load.observe(Duration::from_millis(500), second(1));
+        let peak = load.expected_wait(second(1));
         assert!(peak > 4e8);
-        load.observe(Duration::from_millis(1), 2 * SECOND);
-        assert!(load.expected_wait(2 * SECOND) > 3e8);
-        assert!(load.expected_wait(60 * SECOND) < 1e7);
+        load.observe(Duration::from_millis(1), second(2));
+        assert!(load.expected_wait(second(2)) > 3e8);
+        assert!(load.expected_wait(second(60)) < 1e7);
     }
 }

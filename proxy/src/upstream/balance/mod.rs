@@ -28,6 +28,8 @@ use ring::Ring;
 use round_robin::Turns;
 use slow_start::WarmUp;
 
+use crate::clock::Timestamp;
+
 /// The load balancing of a cluster, for one version of its endpoints.
 #[derive(Default)]
 pub struct Balancing {
@@ -67,7 +69,7 @@ impl Balancing {
         settings: Option<&BalancingMethod>,
         addresses: &[SocketAddr],
         before: Option<(&Self, &[SocketAddr])>,
-        now: u64,
+        now: Timestamp,
     ) -> Self {
         match settings {
             None => Self::default(),
@@ -133,7 +135,7 @@ impl Balancing {
     }
 
     /// Returns true if a preferred endpoint has too much to do beside another.
-    pub fn should_spill(&self, preferred: &Load, other: &Load, now: u64) -> bool {
+    pub fn should_spill(&self, preferred: &Load, other: &Load, now: Timestamp) -> bool {
         self.algorithm.should_spill(preferred, other, now)
     }
 
@@ -142,7 +144,7 @@ impl Balancing {
     pub fn pick<'a>(
         &self,
         (first, count): (usize, usize),
-        now: u64,
+        now: Timestamp,
         random: &mut fastrand::Rng,
         load: impl Fn(usize) -> Option<&'a Load>,
     ) -> Option<usize> {
@@ -184,7 +186,7 @@ impl Balancer {
     fn pick<'a>(
         &self,
         count: usize,
-        now: u64,
+        now: Timestamp,
         random: &mut fastrand::Rng,
         load: impl Fn(usize) -> Option<&'a Load>,
     ) -> Option<usize> {
@@ -205,7 +207,7 @@ impl Balancer {
         goes_by_load && preferred.active() >= CROWDED_REQUESTS
     }
 
-    fn should_spill(&self, preferred: &Load, other: &Load, now: u64) -> bool {
+    fn should_spill(&self, preferred: &Load, other: &Load, now: Timestamp) -> bool {
         let cost = |load: &Load| match self {
             Self::LeastRequest => f64::from(load.active() + 1),
             _ => load.expected_wait(now),

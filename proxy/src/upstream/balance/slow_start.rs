@@ -4,8 +4,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use weft_ir::SlowStart;
+
+use crate::clock::Timestamp;
 
 /// The share at first.
 const LEAST_SHARE: f64 = 0.1;
@@ -13,12 +16,11 @@ const LEAST_SHARE: f64 = 0.1;
 /// How long the endpoints of a cluster are known.
 #[derive(Debug)]
 pub(super) struct WarmUp {
-    /// In nanoseconds.
-    window: u64,
-    /// Since when, in nanoseconds, in the order of the endpoints; 0: for longer than the window.
-    known_since: Vec<u64>,
-    /// When all have their whole share.
-    until: u64,
+    window: Duration,
+    /// In the order of the endpoints; `None`: for longer than the window.
+    known_since: Vec<Option<Timestamp>>,
+    /// When all have their whole share; `None` if none is new.
+    until: Option<Timestamp>,
 }
 
 impl WarmUp {
@@ -28,43 +30,39 @@ impl WarmUp {
         settings: SlowStart,
         addresses: &[SocketAddr],
         before: Option<(&[SocketAddr], Option<&Self>)>,
-        now: u64,
+        now: Timestamp,
     ) -> Self {
-        let window = settings.window().as_nanos() as u64;
-        let known_since: Vec<u64> = match before {
-            None => vec![0; addresses.len()],
+        let window = settings.window();
+        let known_since: Vec<Option<Timestamp>> = match before {
+            None => vec![None; addresses.len()],
             Some((known, ages)) => {
                 let places: HashMap<&SocketAddr, usize> = known.iter().zip(0..).collect();
                 let since = |address| match places.get(address) {
-                    None => now.max(1),
-                    Some(place) => ages.map_or(0, |of| of.known_since[*place]),
+                    None => Some(now),
+                    Some(place) => ages.and_then(|of| of.known_since[*place]),
                 };
                 addresses.iter().map(since).collect()
             }
         };
-        let last = known_since.iter().max().copied().unwrap_or_default();
+        let last = known_since.iter().flatten().max();
         Self {
             window,
-            until: if last > 0 {
-                last.saturating_add(window)
-            } else {
-                0
-            },
+            until: last.map(|last| *last + window),
             known_since,
         }
     }
 
     /// Returns true if an endpoint is new.
-    pub(super) fn is_under_way(&self, now: u64) -> bool {
-        now < self.until
+    pub(super) fn is_under_way(&self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| now < until)
     }
 
     /// Returns the share of an endpoint, up to 1.
-    pub(super) fn share(&self, place: usize, now: u64) -> f64 {
+    pub(super) fn share(&self, place: usize, now: Timestamp) -> f64 {
         match self.known_since.get(place) {
-            None | Some(0) => 1.0,
-            Some(&since) => {
-                let age = now.saturating_sub(since) as f64 / self.window as f64;
+            None | Some(None) => 1.0,
+            Some(Some(since)) => {
+                let age = now.since(*since).div_duration_f64(self.window);
                 (LEAST_SHARE + (1.0 - LEAST_SHARE) * age).min(1.0)
             }
         }
@@ -73,11 +71,11 @@ impl WarmUp {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    const SECOND: u64 = 1_000_000_000;
+    fn second(of: u64) -> Timestamp {
+        Timestamp::START + Duration::from_secs(of)
+    }
 
     fn addresses(numbers: &[u8]) -> Vec<SocketAddr> {
         let address = |n: &u8| SocketAddr::from(([10, 0, 0, *n], 80));
@@ -88,40 +86,40 @@ mod tests {
         SlowStart::new(Duration::from_secs(seconds)).unwrap()
     }
 
-    fn shares(of: &WarmUp, now: u64) -> Vec<u32> {
+    fn shares(of: &WarmUp, now: Timestamp) -> Vec<u32> {
         let percent = |place| (of.share(place, now) * 100.0).round() as u32;
         (0..of.known_since.len()).map(percent).collect()
     }
 
     #[test]
     fn shares_grow_from_when_an_endpoint_was_first_seen() {
-        let (first, second) = (addresses(&[1, 2]), addresses(&[3, 1, 2]));
-        let at_start = WarmUp::new(settings(10), &first, None, 5 * SECOND);
-        assert_eq!(shares(&at_start, 5 * SECOND), [100, 100]);
-        assert!(!at_start.is_under_way(5 * SECOND));
+        let (first, other) = (addresses(&[1, 2]), addresses(&[3, 1, 2]));
+        let at_start = WarmUp::new(settings(10), &first, None, second(5));
+        assert_eq!(shares(&at_start, second(5)), [100, 100]);
+        assert!(!at_start.is_under_way(second(5)));
         let before = Some((&first[..], Some(&at_start)));
-        let grown = WarmUp::new(settings(10), &second, before, 20 * SECOND);
-        assert_eq!(shares(&grown, 20 * SECOND), [10, 100, 100]);
-        assert_eq!(shares(&grown, 25 * SECOND), [55, 100, 100]);
+        let grown = WarmUp::new(settings(10), &other, before, second(20));
+        assert_eq!(shares(&grown, second(20)), [10, 100, 100]);
+        assert_eq!(shares(&grown, second(25)), [55, 100, 100]);
         // Another update changes no age, nor does another order; who comes back is new.
         let third = addresses(&[2, 4, 3]);
-        let before = Some((&second[..], Some(&grown)));
-        let again = WarmUp::new(settings(10), &third, before, 25 * SECOND);
-        assert_eq!(shares(&again, 25 * SECOND), [100, 10, 55]);
-        assert_eq!(shares(&again, 30 * SECOND), [100, 55, 100]);
-        assert!(again.is_under_way(34 * SECOND) && !again.is_under_way(35 * SECOND));
+        let before = Some((&other[..], Some(&grown)));
+        let again = WarmUp::new(settings(10), &third, before, second(25));
+        assert_eq!(shares(&again, second(25)), [100, 10, 55]);
+        assert_eq!(shares(&again, second(30)), [100, 55, 100]);
+        assert!(again.is_under_way(second(34)) && !again.is_under_way(second(35)));
         let before = Some((&third[..], Some(&again)));
-        let back = WarmUp::new(settings(10), &second, before, 40 * SECOND);
-        assert_eq!(shares(&back, 40 * SECOND), [100, 10, 100]);
+        let back = WarmUp::new(settings(10), &other, before, second(40));
+        assert_eq!(shares(&back, second(40)), [100, 10, 100]);
     }
 
     #[test]
     fn endpoints_from_before_the_policy_are_old() {
-        let (first, second) = (addresses(&[1]), addresses(&[1, 2]));
-        let grown = WarmUp::new(settings(10), &second, Some((&first, None)), 0);
-        assert_eq!(shares(&grown, 1), [100, 10]);
+        let (first, other) = (addresses(&[1]), addresses(&[1, 2]));
+        let grown = WarmUp::new(settings(10), &other, Some((&first, None)), second(0));
+        assert_eq!(shares(&grown, second(0)), [100, 10]);
         // A set that was empty has new endpoints.
-        let filled = WarmUp::new(settings(10), &first, Some((&[], None)), SECOND);
-        assert_eq!(shares(&filled, SECOND), [10]);
+        let filled = WarmUp::new(settings(10), &first, Some((&[], None)), second(1));
+        assert_eq!(shares(&filled, second(1)), [10]);
     }
 }

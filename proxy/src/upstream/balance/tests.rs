@@ -2,7 +2,11 @@ use std::time::Duration;
 
 use super::*;
 
-const SECOND: u64 = 1_000_000_000;
+const START: Timestamp = Timestamp::START;
+
+fn second(of: u64) -> Timestamp {
+    Timestamp::START + Duration::from_secs(of)
+}
 
 fn addresses(count: u8) -> Vec<SocketAddr> {
     let address = |n| SocketAddr::from(([10, 0, 0, n], 80));
@@ -17,11 +21,16 @@ fn per_request(algorithm: Algorithm, window: u64) -> BalancingMethod {
 }
 
 fn first_version(algorithm: Algorithm, count: u8) -> Balancing {
-    Balancing::new(Some(&per_request(algorithm, 0)), &addresses(count), None, 0)
+    Balancing::new(
+        Some(&per_request(algorithm, 0)),
+        &addresses(count),
+        None,
+        START,
+    )
 }
 
 /// Picks so often among endpoints that are all the same; returns how often each was picked.
-fn shares(of: &Balancing, count: usize, picks: usize, now: u64) -> Vec<usize> {
+fn shares(of: &Balancing, count: usize, picks: usize, now: Timestamp) -> Vec<usize> {
     let loads: Vec<Load> = (0..count).map(|_| Load::default()).collect();
     for load in &loads {
         load.observe(Duration::from_millis(1), now);
@@ -43,7 +52,7 @@ fn equal_endpoints_have_equal_shares_under_every_algorithm() {
         (Algorithm::RoundRobin, 1),
         (Algorithm::Random, 200),
     ] {
-        let taken = shares(&first_version(algorithm, 10), 10, 10_000, SECOND);
+        let taken = shares(&first_version(algorithm, 10), 10, 10_000, second(1));
         let is_share = |taken: &usize| taken.abs_diff(1_000) <= tolerance;
         assert!(taken.iter().all(is_share), "{algorithm:?}: {taken:?}");
     }
@@ -53,10 +62,14 @@ fn equal_endpoints_have_equal_shares_under_every_algorithm() {
 fn least_request_goes_by_requests_in_flight_and_not_by_latency() {
     let balancing = first_version(Algorithm::LeastRequest, 2);
     let (slow, busy) = (Load::default(), Load::default());
-    slow.observe(Duration::from_secs(1), SECOND);
+    slow.observe(Duration::from_secs(1), second(1));
     busy.begin();
     let mut random = fastrand::Rng::with_seed(7);
-    let mut draw = || balancing.pick((0, 2), SECOND, &mut random, |at| Some([&slow, &busy][at]));
+    let mut draw = || {
+        balancing.pick((0, 2), second(1), &mut random, |at| {
+            Some([&slow, &busy][at])
+        })
+    };
     assert!((0..20).all(|_| draw() == Some(0)));
 }
 
@@ -64,8 +77,8 @@ fn least_request_goes_by_requests_in_flight_and_not_by_latency() {
 fn turns_go_on_when_endpoints_come() {
     let settings = per_request(Algorithm::RoundRobin, 0);
     let (old, new) = (addresses(3), addresses(4));
-    let first = Balancing::new(Some(&settings), &old, None, 0);
-    let second = Balancing::new(Some(&settings), &new, Some((&first, &old)), 0);
+    let first = Balancing::new(Some(&settings), &old, None, START);
+    let second = Balancing::new(Some(&settings), &new, Some((&first, &old)), START);
     match (&first.algorithm, &second.algorithm) {
         (Balancer::RoundRobin(old, 3), Balancer::RoundRobin(new, 4)) => {
             assert!(Arc::ptr_eq(old, new));
@@ -84,10 +97,10 @@ fn new_endpoint_has_a_growing_share_under_every_algorithm() {
     ] {
         let settings = per_request(algorithm, 10);
         let (old, new) = (addresses(3), addresses(4));
-        let first = Balancing::new(Some(&settings), &old, None, 0);
-        let grown = Balancing::new(Some(&settings), &new, Some((&first, &old)), 100 * SECOND);
+        let first = Balancing::new(Some(&settings), &old, None, START);
+        let grown = Balancing::new(Some(&settings), &new, Some((&first, &old)), second(100));
         for (age, percent) in [(0, 10), (5, 55), (10, 100), (1_000, 100)] {
-            let taken = shares(&grown, 4, 40_000, (100 + age) * SECOND);
+            let taken = shares(&grown, 4, 40_000, second(100 + age));
             // Of a quarter; in turns of what another one gets.
             let share = taken[3] as f64 / 100.0;
             let expected = f64::from(percent);
@@ -102,18 +115,23 @@ fn new_endpoint_has_a_growing_share_under_every_algorithm() {
 #[test]
 fn new_endpoints_take_all_requests_if_there_are_no_others() {
     let settings = per_request(Algorithm::PeakEwma, 10);
-    let first = Balancing::new(Some(&settings), &[], None, 0);
-    let new = Balancing::new(Some(&settings), &addresses(2), Some((&first, &[])), SECOND);
-    let taken = shares(&new, 2, 1_000, SECOND);
+    let first = Balancing::new(Some(&settings), &[], None, START);
+    let new = Balancing::new(
+        Some(&settings),
+        &addresses(2),
+        Some((&first, &[])),
+        second(1),
+    );
+    let taken = shares(&new, 2, 1_000, second(1));
     assert!(taken.iter().all(|taken| *taken > 400), "{taken:?}");
 }
 
 #[test]
 fn preferred_endpoint_spills_only_when_crowded_and_costlier() {
     let (near, far) = (Load::default(), Load::default());
-    near.observe(Duration::from_millis(100), SECOND);
-    far.observe(Duration::from_millis(1), SECOND);
-    let spills = |of: Algorithm| Balancer::new(of, 2, None).should_spill(&near, &far, SECOND);
+    near.observe(Duration::from_millis(100), second(1));
+    far.observe(Duration::from_millis(1), second(1));
+    let spills = |of: Algorithm| Balancer::new(of, 2, None).should_spill(&near, &far, second(1));
     (1..CROWDED_REQUESTS).for_each(|_| near.begin());
     assert!(!spills(Algorithm::PeakEwma), "slow but not crowded");
     assert!(!spills(Algorithm::LeastRequest), "not crowded");
@@ -136,10 +154,10 @@ fn ring_is_shared_by_versions_with_the_same_endpoints() {
         })
     };
     let (three, four) = (addresses(3), addresses(4));
-    let first = Balancing::new(Some(&hash(None)), &three, None, 0);
+    let first = Balancing::new(Some(&hash(None)), &three, None, START);
     let bounded = hash(weft_ir::LoadFactor::new(125));
-    let same = Balancing::new(Some(&bounded), &three, Some((&first, &three)), 0);
-    let other = Balancing::new(Some(&bounded), &four, Some((&first, &three)), 0);
+    let same = Balancing::new(Some(&bounded), &three, Some((&first, &three)), START);
+    let other = Balancing::new(Some(&bounded), &four, Some((&first, &three)), START);
     let ring = |of: &Balancing| Arc::as_ptr(&of.by_key.as_ref().unwrap().ring);
     assert_eq!(ring(&first), ring(&same));
     assert_ne!(ring(&first), ring(&other));

@@ -33,17 +33,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clock::Timestamp;
 
-    const SECOND: u64 = 1_000_000_000;
+    fn second(of: u64) -> Timestamp {
+        Timestamp::START + Duration::from_secs(of)
+    }
 
     fn wait(load: &Load) -> f64 {
-        load.expected_wait(SECOND)
+        load.expected_wait(second(1))
     }
 
     #[test]
     fn untried_endpoint_gets_one_request_at_a_time() {
         let (known, unknown) = (Load::default(), Load::default());
-        known.observe(Duration::from_micros(50), SECOND);
+        known.observe(Duration::from_micros(50), second(1));
         let mut random = fastrand::Rng::with_seed(7);
         let mut draw = || pick(2, &mut random, |at| Some([&known, &unknown][at]), wait);
         assert!((0..20).all(|_| draw() == Some(1)));
@@ -54,9 +57,9 @@ mod tests {
     #[test]
     fn slow_and_busy_endpoints_are_picked_less() {
         let loads: Vec<Load> = (0..3).map(|_| Load::default()).collect();
-        loads[0].observe(Duration::from_millis(100), SECOND);
-        loads[1].observe(Duration::from_millis(1), SECOND);
-        loads[2].observe(Duration::from_millis(1), SECOND);
+        loads[0].observe(Duration::from_millis(100), second(1));
+        loads[1].observe(Duration::from_millis(1), second(1));
+        loads[2].observe(Duration::from_millis(1), second(1));
         (0..5).for_each(|_| loads[2].begin());
         let mut random = fastrand::Rng::with_seed(7);
         let mut taken = [0; 3];

@@ -59,10 +59,14 @@ fn pauses_differ_by_up_to_a_tenth_of_the_interval() {
 #[test]
 fn cluster_is_checked_for_ten_intervals_after_its_last_use() {
     let interval = Duration::from_secs(30);
-    let at = |seconds: u64| Duration::from_secs(seconds).as_nanos() as u64;
+    let at = |seconds: u64| Timestamp::START + Duration::from_secs(seconds);
     assert!(!is_idle(at(100), at(100), interval));
     assert!(!is_idle(at(100), at(400), interval));
-    assert!(is_idle(at(100), at(400) + 1, interval));
+    assert!(is_idle(
+        at(100),
+        at(400) + Duration::from_nanos(1),
+        interval
+    ));
     // The clock of another thread is behind.
     assert!(!is_idle(at(100), at(99), interval));
 }

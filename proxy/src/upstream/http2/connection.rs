@@ -2,10 +2,9 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -16,6 +15,7 @@ use http_body::Body as _;
 use super::{CONNECTION_WINDOW, IDLE, MAX_AGE, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER};
 use super::{PING_EVERY, PING_TIMEOUT, STREAM_WINDOW};
 use crate::body::{Incoming, Request, RequestBody, StreamWriter};
+use crate::clock::{AtomicTimestamp, Timestamp};
 use crate::net::cork::Corked;
 use crate::net::io::ObservedReads;
 use crate::net::ping::{KeepAlive, LastRead};
@@ -31,8 +31,8 @@ pub(super) struct Connection {
     sender: Mutex<SendRequest<Bytes>>,
     shared: Arc<Shared>,
     max_streams: Arc<AtomicU32>,
-    created: u64,
-    last_used: AtomicU64,
+    created: Timestamp,
+    last_used: AtomicTimestamp,
     /// Of an endpoint that is a proxy.
     liveness: Option<Arc<Liveness>>,
 }
@@ -67,9 +67,9 @@ pub(in crate::upstream) struct Sent<'a> {
 }
 
 impl StreamSlot {
-    pub(super) fn new(connection: Arc<Connection>, now: u64) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, now: Timestamp) -> Self {
         connection.shared.streams.fetch_add(1, Relaxed);
-        connection.last_used.store(now, Relaxed);
+        connection.last_used.store(now);
         if let Some(liveness) = &connection.liveness {
             liveness.request_started(now);
         }
@@ -163,11 +163,11 @@ impl Connection {
         max_streams: Arc<AtomicU32>,
     ) -> Result<Arc<Self>, ConnectError> {
         let is_proxy = endpoint.is_proxy();
-        let (liveness, started) = (endpoint.liveness.clone(), registry.started);
+        let (liveness, clock) = (endpoint.liveness.clone(), registry.clock);
         let read = is_proxy.then(LastRead::new);
         let recorded = read.clone();
         let transport = ObservedReads::new(transport, move |_| {
-            liveness.received(started.elapsed().as_nanos() as u64);
+            liveness.received(clock.now());
             if let Some(read) = &recorded {
                 read.record();
             }
@@ -202,7 +202,7 @@ impl Connection {
             shared,
             max_streams,
             created: now,
-            last_used: AtomicU64::new(now),
+            last_used: AtomicTimestamp::new(now),
             liveness: is_proxy.then(|| endpoint.liveness.clone()),
         }))
     }
@@ -211,18 +211,17 @@ impl Connection {
         !self.shared.ended.load(Relaxed)
     }
 
-    pub(super) fn claim(self: &Arc<Self>, now: u64) -> Option<StreamSlot> {
-        let young = now.saturating_sub(self.created) < MAX_AGE.as_nanos() as u64;
+    pub(super) fn claim(self: &Arc<Self>, now: Timestamp) -> Option<StreamSlot> {
+        let young = now.since(self.created) < MAX_AGE;
         let has_room = self.shared.streams.load(Relaxed) < self.max_streams.load(Relaxed);
         (young && has_room && self.is_open()).then(|| StreamSlot::new(self.clone(), now))
     }
 
     /// Returns true if the connection is open, and neither too old nor idle.
-    pub(super) fn is_kept(&self, now: u64) -> bool {
-        let age = |then: u64| Duration::from_nanos(now.saturating_sub(then));
+    pub(super) fn is_kept(&self, now: Timestamp) -> bool {
         let unused = self.shared.streams.load(Relaxed) == 0;
-        let idle = unused && age(self.last_used.load(Relaxed)) >= IDLE;
-        self.is_open() && age(self.created) < MAX_AGE && !idle
+        let idle = unused && now.since(self.last_used.load()) >= IDLE;
+        self.is_open() && now.since(self.created) < MAX_AGE && !idle
     }
 
     /// Opens a stream. The endpoint may allow fewer than are open: it waits for its turn then, and
@@ -304,8 +303,8 @@ mod tests {
             sender: Mutex::new(sender),
             shared: Arc::default(),
             max_streams: Arc::new(AtomicU32::new(100)),
-            created: 0,
-            last_used: AtomicU64::new(0),
+            created: Timestamp::START,
+            last_used: AtomicTimestamp::default(),
             liveness: None,
         };
         let (shared, max_streams) = (connection.shared.clone(), connection.max_streams.clone());
@@ -314,7 +313,7 @@ mod tests {
     }
 
     fn slots(connection: &Arc<Connection>) -> [StreamSlot; 3] {
-        [(); 3].map(|()| StreamSlot::new(connection.clone(), 0))
+        [(); 3].map(|()| StreamSlot::new(connection.clone(), Timestamp::START))
     }
 
     fn send(slot: &StreamSlot) -> Sent<'_> {

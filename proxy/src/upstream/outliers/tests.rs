@@ -3,7 +3,11 @@ use weft_ir::{EjectionTime, Percent};
 use super::Outcome::{GatewayError, ServerError, Success};
 use super::*;
 
-const SECOND: u64 = 1_000_000_000;
+const START: Timestamp = Timestamp::START;
+
+fn second(of: u64) -> Timestamp {
+    START + Duration::from_secs(of)
+}
 
 fn settings(server_errors: u32, gateway_errors: u32) -> OutlierDetection {
     let seconds = Duration::from_secs;
@@ -22,7 +26,7 @@ fn detector(settings: OutlierDetection, endpoints: usize) -> OutlierDetector {
 }
 
 /// Records outcomes at the same time; returns the reasons of the ejections.
-fn record(detector: &OutlierDetector, outcomes: &[Outcome], now: u64) -> Vec<OutlierReason> {
+fn record(detector: &OutlierDetector, outcomes: &[Outcome], now: Timestamp) -> Vec<OutlierReason> {
     let detected = outcomes
         .iter()
         .filter_map(|of| detector.record(0, *of, now));
@@ -57,40 +61,40 @@ fn failures_in_a_row_eject_and_others_do_not() {
         ((0, 0), &[GatewayError; 9], &[]),
     ] {
         let detector = detector(settings(limits.0, limits.1), 3);
-        assert_eq!(record(&detector, outcomes, 0), expected, "{outcomes:?}");
-        assert_eq!(detector.is_ejected(0, 0), !expected.is_empty());
+        assert_eq!(record(&detector, outcomes, START), expected, "{outcomes:?}");
+        assert_eq!(detector.is_ejected(0, START), !expected.is_empty());
     }
 }
 
 #[test]
 fn endpoint_is_on_trial_after_its_ejection() {
     let detector = detector(settings(5, 0), 3);
-    let mut now = 0;
+    let mut now = START;
     let mut times = Vec::new();
     record(&detector, &[ServerError; 5], now);
     for _ in 0..4 {
-        let until = detector.states[0].ejected_until.load(Relaxed);
-        times.push((until - now) / SECOND);
-        assert!(detector.is_ejected(0, until - 1) && !detector.is_ejected(0, until));
+        let until = detector.states[0].ejected_until.load();
+        times.push(until.since(now).as_secs());
+        assert!(detector.is_ejected(0, now) && !detector.is_ejected(0, until));
         now = until;
         // One failure is enough.
         assert_eq!(record(&detector, &[ServerError], now).len(), 1);
     }
     assert_eq!(times, [30, 60, 100, 100]);
-    now = detector.states[0].ejected_until.load(Relaxed);
+    now = detector.states[0].ejected_until.load();
     record(&detector, &[Success], now);
     assert!(record(&detector, &[ServerError; 4], now).is_empty());
     assert_eq!(record(&detector, &[ServerError], now).len(), 1);
-    let until = detector.states[0].ejected_until.load(Relaxed);
-    assert_eq!((until - now) / SECOND, 30, "a success resets the time");
+    let until = detector.states[0].ejected_until.load();
+    assert_eq!(until.since(now).as_secs(), 30, "a success resets the time");
 }
 
 #[test]
 fn success_of_an_earlier_request_does_not_end_an_ejection() {
     let detector = detector(settings(1, 0), 3);
-    record(&detector, &[ServerError, Success], 0);
-    assert!(detector.is_ejected(0, 0));
-    assert_eq!(record(&detector, &[ServerError], 31 * SECOND).len(), 1);
+    record(&detector, &[ServerError, Success], START);
+    assert!(detector.is_ejected(0, START));
+    assert_eq!(record(&detector, &[ServerError], second(31)).len(), 1);
 }
 
 #[test]
@@ -101,7 +105,8 @@ fn share_of_ejected_endpoints_is_limited() {
             ..settings(1, 0)
         };
         let detector = detector(settings, 10);
-        let results = (0..10).map(|place| detector.record(place, ServerError, 0).unwrap().ejected);
+        let results =
+            (0..10).map(|place| detector.record(place, ServerError, START).unwrap().ejected);
         assert_eq!(
             results.filter(|ejected| *ejected).count(),
             most,
@@ -119,17 +124,20 @@ fn panic_is_decided_by_the_healthy_share_and_kept_for_a_period() {
         };
         detector(settings, 10)
     };
-    assert_eq!(with_threshold(0).panics(0, || 0), (false, false));
-    assert_eq!(with_threshold(50).panics(0, || 5), (false, false));
+    assert_eq!(with_threshold(0).panics(START, || 0), (false, false));
+    assert_eq!(with_threshold(50).panics(START, || 5), (false, false));
     let detector = with_threshold(50);
-    let period = PANIC_PERIOD.as_nanos() as u64;
-    assert_eq!(detector.panics(0, || 4), (true, true));
+    let nanosecond = Duration::from_nanos(1);
+    assert_eq!(detector.panics(START, || 4), (true, true));
     assert_eq!(
-        detector.panics(period - 2, || unreachable!()),
+        detector.panics(START + (PANIC_PERIOD - nanosecond), || unreachable!()),
         (true, false)
     );
-    assert_eq!(detector.panics(period + 2, || 4), (true, false));
-    assert_eq!(detector.panics(3 * period, || 5), (false, false));
+    assert_eq!(detector.panics(START + PANIC_PERIOD, || 4), (true, false));
+    assert_eq!(
+        detector.panics(START + PANIC_PERIOD * 3, || 5),
+        (false, false)
+    );
 }
 
 #[test]
