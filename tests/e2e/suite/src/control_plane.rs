@@ -201,6 +201,25 @@ pub async fn pod_names(client: &Client, deployment: &str) -> anyhow::Result<Vec<
     Ok(names)
 }
 
+/// Waits until no pod of the Deployment is terminating. A webhook that drains still answers on
+/// connections that the API server keeps.
+pub async fn wait_until_replaced(client: &Client, deployment: &str) -> anyhow::Result<()> {
+    eventually(
+        &format!("old pods of {deployment} to be gone"),
+        async || {
+            let pods = system(client).list("v1", "Pod", "").await?;
+            let named = |pod: &&Value| {
+                let name = pod["metadata"]["name"].as_str();
+                name.is_some_and(|name| name.starts_with(deployment))
+            };
+            let ends = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
+            anyhow::ensure!(!pods.iter().filter(named).any(ends), "one is terminating");
+            Ok(())
+        },
+    )
+    .await
+}
+
 /// Returns the number of container restarts in the control plane.
 pub async fn restarts(client: &Client) -> anyhow::Result<u64> {
     let pods = system(client).list("v1", "Pod", "").await?;

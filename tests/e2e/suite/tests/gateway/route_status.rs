@@ -95,7 +95,7 @@ mod cases {
         not-granted  | ResolvedRefs | RefNotPermitted            | ReferenceGrant; kube-system; kube-dns
         idle         | ResolvedRefs | ResolvedRefs               | reviews-v2; endpoint
         regex        | Accepted     | UnsupportedValue           | rules[0]; /a(
-        extension    | Accepted     | UnsupportedValue           | rules[0].filters[0]; ExtensionRef
+        extension    | Accepted     | UnsupportedValue           | rules[0].filters[0]; is not supported
     ";
 
     pub(super) async fn invalid_routes_get_their_conditions(

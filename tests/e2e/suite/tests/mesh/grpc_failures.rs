@@ -109,7 +109,11 @@ mod cases {
                 "could be reached: connecting to",
             ),
             ("greets", "Unavailable", "broke off"),
-            ("extended", "Internal", "\"ExtensionRef\" is not supported"),
+            (
+                "extended",
+                "Internal",
+                "\"Wizard\" of group \"example.org\" is not supported",
+            ),
             ("none", "Unimplemented", "no rule of the routes of"),
         ] {
             let header = format!("x-case: {name}");

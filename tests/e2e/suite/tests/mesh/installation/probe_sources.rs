@@ -7,7 +7,7 @@ cluster_tests! {
 mod cases {
     use weft_e2e::host::in_url;
     use weft_e2e::release::Release;
-    use weft_e2e::{TestNamespace, objects};
+    use weft_e2e::{TestNamespace, control_plane, objects};
 
     /// Returns how many requests in plain text the pod refused.
     async fn refused(ns: &TestNamespace, pod: &str) -> anyhow::Result<f64> {
@@ -30,6 +30,7 @@ mod cases {
     ) -> anyhow::Result<()> {
         let found = Release::found().await?;
         found.set(&["proxy.probeSources=node"]).await?;
+        control_plane::wait_until_replaced(&ns.client, "weft-injector").await?;
         ns.set_mtls("Namespace", &ns.namespace, "strict".into())
             .await?;
         let nodes = nodes(ns).await?;
