@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use weft_ir::{
-    FaultAbort, FaultDelay, FaultHeader, FaultInjection, FaultStatus, GrpcError, HttpError, Percent,
+    FaultAbort, FaultDelay, FaultHeader, FaultInjection, FaultStatus, GrpcError, HttpError,
 };
 use weft_policy::FaultFilterSpec;
 
-use super::values::duration;
+use super::values::{duration, percent};
 use crate::memo::{ByIdentity, ObjectMemo};
 use crate::objects;
 
@@ -95,7 +95,7 @@ fn read_delay(of: &weft_policy::FaultDelay) -> Result<FaultDelay, String> {
         duration: text,
         percentage,
     } = of;
-    let share = share(*percentage, "delay")?;
+    let share = percent(percentage.unwrap_or(100), 0, "delay", "percentage")?;
     let delay = duration(text).and_then(|time| FaultDelay::new(time, share));
     delay.ok_or_else(|| {
         format!(
@@ -123,12 +123,6 @@ fn read_abort(of: &weft_policy::FaultAbort) -> Result<FaultAbort, String> {
         }
         _ => return Err("abort: exactly one of httpStatus and grpcStatus is required".to_owned()),
     };
-    let share = share(*percentage, "abort")?;
+    let share = percent(percentage.unwrap_or(100), 0, "abort", "percentage")?;
     Ok(FaultAbort { status, share })
-}
-
-fn share(percentage: Option<u32>, at: &str) -> Result<Percent, String> {
-    let percentage = percentage.unwrap_or(100);
-    let valid = Percent::new(percentage);
-    valid.ok_or_else(|| format!("{at}.percentage: {percentage} is not from 0 to 100"))
 }

@@ -25,4 +25,4 @@ pub(crate) use filters::{ListenerAuth, listener_auth};
 pub(crate) use object::RouteObject;
 pub(crate) use resolver::{GatewayBackendRules, Resolver, TrackedLookup};
 pub(crate) use route::Route;
-pub(crate) use values::duration;
+pub(crate) use values::{duration, percent};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use serde::de::IgnoredAny;
-use weft_ir::{HeaderMatch, HostPattern, Pattern, QueryMatch, ValueMatch};
+use weft_ir::{HeaderMatch, HostPattern, Pattern, Percent, QueryMatch, ValueMatch};
 
 use super::patterns::PatternBudget;
 use crate::conditions::Fault;
@@ -53,6 +53,12 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
         }
     }
     None
+}
+
+/// A number of percent, of at least `least`. `at` is the path of the section.
+pub(crate) fn percent(number: u32, least: u32, at: &str, field: &str) -> Result<Percent, String> {
+    let valid = Percent::new(number).filter(|_| number >= least);
+    valid.ok_or_else(|| format!("{at}.{field}: {number} is not from {least} to 100"))
 }
 
 pub(super) fn header_name(text: &str, at: &str) -> Result<HeaderName, Fault> {

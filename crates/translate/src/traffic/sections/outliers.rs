@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use weft_ir::{EjectionTime, OutlierDetection};
 
-use super::values::{count, percent, time};
+use super::values::{count, time};
+use crate::routes::percent;
 
 pub(super) fn read(
     of: &weft_policy::OutlierDetection,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use weft_ir::{BudgetInterval, RetryBudget};
 
-use super::values::{percent, time};
+use super::values::time;
+use crate::routes::percent;
 
 /// Retries per second.
 const RATE: u32 = 10;

@@ -3,8 +3,6 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_ir::Percent;
-
 use crate::routes::duration;
 
 pub(super) fn count(
@@ -19,11 +17,6 @@ pub(super) fn count(
     let valid = NonZeroU32::new(number).filter(|number| number.get() <= MOST);
     let why = || format!("{at}.{field}: {number} is not from 1 to {MOST}");
     valid.map(Some).ok_or_else(why)
-}
-
-pub(super) fn percent(number: u32, least: u32, at: &str, field: &str) -> Result<Percent, String> {
-    let valid = Percent::new(number).filter(|_| number >= least);
-    valid.ok_or_else(|| format!("{at}.{field}: {number} is not from {least} to 100"))
 }
 
 pub(super) fn time(
