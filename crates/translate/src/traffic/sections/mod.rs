@@ -34,31 +34,29 @@ pub(super) fn directive(
         timeouts,
         retries,
     } = of;
-    let detection = outlier_detection.as_ref();
-    let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
-    let budget = retry_budget.as_ref();
-    let budget = budget.map(|of| retry_budget::read(of, &format!("{at}.retryBudget")));
-    let limits = limits.as_ref();
-    let limits = limits.map(|of| limits::read(of, &format!("{at}.limits")));
-    let balancing = load_balancing.as_ref();
-    let balancing = balancing.map(|of| balancing::read(of, &format!("{at}.loadBalancing")));
-    let checks = health_checks.as_ref();
-    let checks = checks.map(|of| health::read(of, &format!("{at}.healthChecks")));
-    let timeouts = timeouts.as_ref();
-    let timeouts = timeouts.map(|of| timeouts::read(of, &format!("{at}.timeouts")));
-    let retries = retries.as_ref();
-    let retries = retries.map(|of| retries::read(of, &format!("{at}.retries")));
     let sections = TrafficPolicy {
-        outlier_detection: detection.transpose()?,
-        retry_budget: budget.transpose()?,
-        limits: limits.transpose()?,
-        load_balancing: balancing.transpose()?,
-        health_checks: checks.transpose()?,
-        timeouts: timeouts.transpose()?,
-        retries: retries.transpose()?,
+        outlier_detection: section(outlier_detection, at, "outlierDetection", outliers::read)?,
+        retry_budget: section(retry_budget, at, "retryBudget", retry_budget::read)?,
+        limits: section(limits, at, "limits", limits::read)?,
+        load_balancing: section(load_balancing, at, "loadBalancing", balancing::read)?,
+        health_checks: section(health_checks, at, "healthChecks", health::read)?,
+        timeouts: section(timeouts, at, "timeouts", timeouts::read)?,
+        retries: section(retries, at, "retries", retries::read)?,
     };
     match sections.is_empty() {
         true => Err(format!("{at}: at least one section is required")),
         false => Ok(Directive { strength, sections }),
     }
+}
+
+/// Reads a section, if there is one, as `read` does with the section and its path.
+fn section<S, T>(
+    of: &Option<S>,
+    at: &str,
+    name: &str,
+    read: fn(&S, &str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    of.as_ref()
+        .map(|of| read(of, &format!("{at}.{name}")))
+        .transpose()
 }
