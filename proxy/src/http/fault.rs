@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use http::{HeaderMap, StatusCode};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tonic::Code;
 use weft_ir::{FaultAbort, FaultDelay, FaultInjection, FaultStatus, Percent};
 
+use super::due::Due;
 use super::errors::{Failure, ShortCircuit};
 use super::forward::Outbound;
 use super::response_body::RequestState;
@@ -86,28 +87,14 @@ impl Outbound {
         if !delay.is_zero() {
             metrics.injected(direction, InjectedFault::Delay);
             let limit = policy.and_then(|of| of.timeouts.request.get());
-            let begun = Instant::from_std(state.exchange.started());
+            let due = Due::of(&state.exchange, limit);
             // Boxed, so that the futures of other requests stay small.
-            Box::pin(wait(delay, limit.map(|limit| (begun + limit, limit)))).await?;
+            Box::pin(due.within(sleep(delay))).await?;
         }
         if let Err(ShortCircuit::Failure(Failure::Fault { .. })) = &decided {
             metrics.injected(direction, InjectedFault::Abort);
         }
         decided
-    }
-}
-
-/// Waits, until the request as a whole has to be done.
-async fn wait(delay: Duration, due: Option<(Instant, Duration)>) -> Result<(), Failure> {
-    match due {
-        Some((at, limit)) if at < Instant::now() + delay => {
-            sleep_until(at).await;
-            Err(Failure::RequestTimeout(limit))
-        }
-        _ => {
-            sleep(delay).await;
-            Ok(())
-        }
     }
 }
 
@@ -170,22 +157,5 @@ mod tests {
             assert_eq!(status(fault).as_u16(), http, "{fault:?}");
             assert_eq!(code(fault), grpc, "{fault:?}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn delay_ends_with_the_timeout_of_the_request() {
-        let seconds = Duration::from_secs;
-        let begun = Instant::now();
-        let due = |limit| Some((begun + seconds(limit), seconds(limit)));
-        assert!(wait(seconds(10), None).await.is_ok());
-        assert_eq!(begun.elapsed(), seconds(10));
-        assert!(wait(seconds(10), due(30)).await.is_ok());
-        assert_eq!(begun.elapsed(), seconds(20));
-        let cut = wait(seconds(60), due(30)).await;
-        assert!(matches!(cut, Err(Failure::RequestTimeout(limit)) if limit == seconds(30)));
-        assert_eq!(begun.elapsed(), seconds(30));
-        // It was over before.
-        assert!(wait(seconds(60), due(25)).await.is_err());
-        assert_eq!(begun.elapsed(), seconds(30));
     }
 }

@@ -5,6 +5,7 @@ mod authorize;
 pub mod client_connections;
 pub mod cors;
 mod delivery;
+mod due;
 pub mod errors;
 pub mod exchange;
 pub mod external_auth;

@@ -18,9 +18,10 @@ use ::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use weft_ir::ExternalAuthProtocol;
 
+use super::due::Due;
 use super::errors::{Failure, ShortCircuit};
 use super::exchange::{Downstream, Exchange};
 use super::response_body::{RequestState, Response};
@@ -98,7 +99,7 @@ pub async fn check(
         error,
     };
     let asked = ask(auth, cluster, head, peeked, &state.exchange, place);
-    let decided = match due.decision(asked, failed).await {
+    let decided = match decision(&due, asked, failed).await {
         Ok(Decision::Allowed(changes)) => changes
             .apply(head, &mut state.granted)
             .map(|()| None)
@@ -202,38 +203,14 @@ async fn read(mut body: Incoming) -> Result<(Bytes, Option<HeaderMap>), AuthErro
     Ok((whole.freeze(), trailers))
 }
 
-/// When the request as a whole has to be done.
-struct Due(Option<(Instant, Duration)>);
-
-impl Due {
-    fn of(exchange: &Exchange, limit: Option<Duration>) -> Self {
-        let started = Instant::from_std(exchange.started());
-        Self(limit.map(|limit| (started + limit, limit)))
-    }
-
-    /// Waits for the client, as long as the request may take.
-    async fn within<T>(&self, of: impl Future<Output = T>) -> Result<T, Failure> {
-        match self.0 {
-            None => Ok(of.await),
-            Some((at, limit)) => timeout_at(at, of)
-                .await
-                .map_err(|_| Failure::RequestTimeout(limit)),
-        }
-    }
-
-    /// Waits for the server, which has less time than the request may take.
-    async fn decision<T>(
-        &self,
-        of: impl Future<Output = Result<T, AuthError>>,
-        failed: impl FnOnce(AuthError) -> Failure,
-    ) -> Result<T, Failure> {
-        let own = Instant::now() + TIMEOUT;
-        let request = self.0.filter(|(at, _)| *at < own);
-        let at = request.map_or(own, |(at, _)| at);
-        match (timeout_at(at, of).await, request) {
-            (Ok(decided), _) => decided.map_err(failed),
-            (Err(_), Some((_, limit))) => Err(Failure::RequestTimeout(limit)),
-            (Err(_), None) => Err(failed(AuthError::Timeout(TIMEOUT))),
-        }
+/// Waits for the server, which has less time than the request may take.
+async fn decision<T>(
+    due: &Due,
+    of: impl Future<Output = Result<T, AuthError>>,
+    failed: impl FnOnce(AuthError) -> Failure,
+) -> Result<T, Failure> {
+    match due.within(timeout(TIMEOUT, of)).await? {
+        Ok(decided) => decided.map_err(failed),
+        Err(_) => Err(failed(AuthError::Timeout(TIMEOUT))),
     }
 }
