@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 
 use super::BodyError;
 
@@ -43,6 +44,23 @@ impl Incoming {
     /// The body of a response that came with these headers.
     pub fn of_response(stream: RecvStream, headers: &HeaderMap) -> Self {
         Self(Kind::Http2(StreamBody::new(stream, headers, Peer::Server)))
+    }
+
+    /// Reads the body to its end, and its trailers. Returns `None` once it has more than `most`
+    /// bytes. Errors if it breaks off.
+    pub async fn whole(
+        mut self,
+        most: usize,
+    ) -> Result<Option<(Bytes, Option<HeaderMap>)>, BodyError> {
+        let (mut whole, mut trailers) = (BytesMut::new(), None);
+        while let Some(frame) = self.frame().await {
+            match frame?.into_data() {
+                Ok(data) if whole.len() + data.len() > most => return Ok(None),
+                Ok(data) => whole.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(Some((whole.freeze(), trailers)))
     }
 }
 

@@ -15,9 +15,8 @@ use std::time::Duration;
 
 use ::http::HeaderMap;
 use ::http::request::Parts;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use tokio::time::timeout;
 use weft_ir::ExternalAuthProtocol;
 
@@ -186,21 +185,12 @@ async fn send(
 }
 
 /// Reads the body of a server's response, and its trailers.
-async fn read(mut body: Incoming) -> Result<(Bytes, Option<HeaderMap>), AuthError> {
+async fn read(body: Incoming) -> Result<(Bytes, Option<HeaderMap>), AuthError> {
     if body.size_hint().lower() > MAX_RESPONSE_BODY as u64 {
         return Err(AuthError::TooLarge);
     }
-    let (mut whole, mut trailers) = (BytesMut::new(), None);
-    while let Some(frame) = body.frame().await {
-        match frame.map_err(AuthError::Broken)?.into_data() {
-            Ok(data) if whole.len() + data.len() > MAX_RESPONSE_BODY => {
-                return Err(AuthError::TooLarge);
-            }
-            Ok(data) => whole.extend_from_slice(&data),
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-    }
-    Ok((whole.freeze(), trailers))
+    let whole = body.whole(MAX_RESPONSE_BODY).await;
+    whole.map_err(AuthError::Broken)?.ok_or(AuthError::TooLarge)
 }
 
 /// Waits for the server, which has less time than the request may take.

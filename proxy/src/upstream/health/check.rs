@@ -6,11 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE, USER_AGENT};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode};
-use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tonic::Code;
@@ -283,15 +282,7 @@ fn refuse_proxy<B>(endpoint: &Endpoint, response: &http::Response<B>) -> Result<
 }
 
 /// Reads a body and its trailers. Returns `None` if it is too long.
-async fn read(mut body: Incoming) -> Result<Option<(Bytes, Option<HeaderMap>)>, Failure> {
-    let (mut whole, mut trailers) = (BytesMut::new(), None);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::Broken(error.to_string()))?;
-        match frame.into_data() {
-            Ok(data) if whole.len() + data.len() > MAX_BODY => return Ok(None),
-            Ok(data) => whole.extend_from_slice(&data),
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
-    }
-    Ok(Some((whole.freeze(), trailers)))
+async fn read(body: Incoming) -> Result<Option<(Bytes, Option<HeaderMap>)>, Failure> {
+    let whole = body.whole(MAX_BODY).await;
+    whole.map_err(|error| Failure::Broken(error.to_string()))
 }
